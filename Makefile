@@ -1,0 +1,43 @@
+# Everything a fresh machine needs: `make demo` and `make test`. Variables can be set on the command line.
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   ?= .venv
+GAME   ?= Pong
+SEED   ?= 0
+AGENT  ?= iris
+DEVICE ?= auto
+
+IRIS = $(VENV)/bin/iris
+RUN  = $(VENV)/bin/python -m
+
+.PHONY: help demo test check bench atari100k clean
+
+help: ## What can be made
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(RUN) pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/installed ## Every stage on real Pong, from nothing to a video (8 minutes on 2 cores)
+	$(IRIS) run pipelines/demo.yaml --device $(DEVICE)
+
+test: $(VENV)/installed ## All tests: fast, parity and pipeline (CUDA ones where there is a GPU)
+	$(RUN) pytest
+
+check: $(VENV)/installed ## What every commit must pass: format, lint, types, fast tests
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) pytest -m "not pipeline"
+
+bench: $(VENV)/installed ## Throughput of every stage on this machine
+	$(IRIS) bench --device $(DEVICE)
+
+atari100k: $(VENV)/installed ## The full loop: make atari100k GAME=Qbert SEED=0
+	$(IRIS) run pipelines/atari100k.yaml --agent $(AGENT) --game $(GAME) --seed $(SEED) --device $(DEVICE)
+
+clean: ## Remove the environment (datasets and runs stay)
+	rm -rf $(VENV) *.egg-info

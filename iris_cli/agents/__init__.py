@@ -1,0 +1,63 @@
+"""The agents, by name. Each lies in its own folder and knows none of the others."""
+
+import difflib
+from types import ModuleType
+from typing import Any
+
+from iris_cli.agents.iris import config as iris
+from iris_cli.errors import ConfigError
+
+AGENTS = ("iris",)
+
+
+def build(agent: str, config: Any, num_actions: int) -> Any:
+    """A new agent with random weights, on the CPU, in training mode.
+
+    Raises:
+        ConfigError: for an unknown agent.
+    """
+    match agent:  # networks are imported here, so that settings can be read without torch
+        case "iris":
+            from iris_cli.agents.iris.agent import Agent
+
+            return Agent(config, num_actions)
+    raise _unknown(agent)
+
+
+def config_for(agent: str) -> Any:
+    """The published settings of an agent.
+
+    Raises:
+        ConfigError: for an unknown agent.
+    """
+    return presets_for(agent)["published"]
+
+
+def presets_for(agent: str) -> dict[str, Any]:
+    """Settings of whole agents by preset name, "published" among them.
+
+    Raises:
+        ConfigError: for an unknown agent.
+    """
+    return _settings(agent).PRESETS
+
+
+def section_presets_for(agent: str) -> dict[str, dict[str, Any]]:
+    """Section name -> preset name -> settings, for sections that have presets of their own.
+
+    Raises:
+        ConfigError: for an unknown agent.
+    """
+    return {"tokenizer": _settings(agent).TOKENIZER_PRESETS}
+
+
+def _settings(agent: str) -> ModuleType:
+    settings = {"iris": iris}
+    if agent not in settings:
+        raise _unknown(agent)
+    return settings[agent]
+
+
+def _unknown(agent: str) -> ConfigError:
+    nearest = difflib.get_close_matches(str(agent), AGENTS, n=1, cutoff=0.0)
+    return ConfigError(f"there is no agent '{agent}'", where="agent", fix=f"Did you mean {nearest[0]}?")

@@ -1,0 +1,125 @@
+"""The policy and value of IRIS: four convolutions, an LSTM cell, two linear heads. It looks at reconstructions.
+
+Source: fact sheet of IRIS, section 5. Members are named as in the published state dict.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from iris_cli.agents.iris.config import GRID, IMAGE_SIZE, ActorCriticConfig
+from iris_cli.errors import ShapeError
+
+
+class Memory(NamedTuple):
+    """The LSTM's state, a value that is passed in and out.
+
+    Attributes:
+        hidden: (B, W)
+        cell: (B, W)
+    """
+
+    hidden: Tensor
+    cell: Tensor
+
+
+@dataclass(frozen=True)
+class ActorCriticOutput:
+    """What the actor-critic makes of B frames.
+
+    Attributes:
+        logits_actions: (B, A), before any temperature.
+        values: (B,) expected discounted return.
+        memory: to hand in with the next frames.
+    """
+
+    logits_actions: Tensor
+    values: Tensor
+    memory: Memory
+
+
+class ActorCritic(nn.Module):
+    """Maps frames and memory to action logits and values.
+
+    Args:
+        config: sizes.
+        num_actions: A.
+    """
+
+    def __init__(self, config: ActorCriticConfig, *, num_actions: int) -> None:
+        super().__init__()
+        self.config = config
+        first, second, third, fourth = config.channels
+        self.conv1 = nn.Conv2d(3, first, 3, padding=1)
+        self.conv2 = nn.Conv2d(first, second, 3, padding=1)
+        self.conv3 = nn.Conv2d(second, third, 3, padding=1)
+        self.conv4 = nn.Conv2d(third, fourth, 3, padding=1)
+        self.lstm = nn.LSTMCell(fourth * GRID * GRID, config.lstm_width)
+        self.critic_linear = nn.Linear(config.lstm_width, 1)
+        self.actor_linear = nn.Linear(config.lstm_width, num_actions)
+
+    def forward(self, frames: Tensor, memory: Memory | None) -> ActorCriticOutput:
+        """Look at one frame of each of B episodes.
+
+        Args:
+            frames: (B, 3, 64, 64) float32 in [0, 1], reconstructions.
+            memory: of the frames before; None at an episode's start.
+
+        Raises:
+            ShapeError: for frames or memory of another shape or dtype.
+        """
+        self._check(frames, memory)
+        hidden, cell = self.lstm(self._features(frames), memory)
+        return ActorCriticOutput(
+            logits_actions=self.actor_linear(hidden),
+            values=self.critic_linear(hidden).squeeze(-1),
+            memory=Memory(hidden, cell),
+        )
+
+    @torch.no_grad()
+    def burn_in(self, frames: Tensor, mask: Tensor) -> Memory:
+        """The memory after T frames, of which each row skips those that are not real.
+
+        Args:
+            frames: (B, T, 3, 64, 64) float32 in [0, 1].
+            mask: (B, T) bool; a row that is false throughout keeps the memory of an episode's start.
+
+        Raises:
+            ShapeError: for other shapes or dtypes.
+        """
+        if frames.dim() != 5 or mask.shape != frames.shape[:2] or mask.dtype != torch.bool:
+            raise ShapeError(
+                "frames must have shape (B, T, 3, 64, 64) and mask (B, T) bool. "
+                f"Got {tuple(frames.shape)} and {tuple(mask.shape)} {mask.dtype}"
+            )
+        hidden = cell = torch.zeros(len(frames), self.config.lstm_width, device=frames.device)
+        for t in range(frames.shape[1]):  # one step at a time: the features of all at once would fill gigabytes
+            self._check(frames[:, t], None)
+            new_hidden, new_cell = self.lstm(self._features(frames[:, t]), (hidden, cell))
+            real = mask[:, t, None]
+            hidden, cell = torch.where(real, new_hidden, hidden), torch.where(real, new_cell, cell)
+        return Memory(hidden, cell)
+
+    def _features(self, frames: Tensor) -> Tensor:
+        """(B, 3, 64, 64) in [0, 1] -> (B, C * 4 * 4)."""
+        x = frames * 2 - 1
+        for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
+            x = F.relu(F.max_pool2d(convolution(x), 2))  # half the size
+        return x.flatten(1)
+
+    def _check(self, frames: Tensor, memory: Memory | None) -> None:
+        expected = (3, IMAGE_SIZE, IMAGE_SIZE)
+        if frames.shape[1:] != expected or frames.dtype != torch.float32:
+            raise ShapeError(
+                f"frames must have shape (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}) and be float32 in [0, 1]. "
+                f"Got {tuple(frames.shape)} {frames.dtype}"
+            )
+        width = self.config.lstm_width
+        for part in memory or ():
+            if part.shape != (len(frames), width):
+                raise ShapeError(
+                    f"memory must have two parts of shape (B, W)=({len(frames)}, {width}). Got {tuple(part.shape)}"
+                )

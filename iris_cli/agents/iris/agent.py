@@ -1,0 +1,90 @@
+"""The IRIS agent: tokenizer, dynamics and actor-critic, and how they meet."""
+
+import torch
+from torch import Tensor, nn
+
+from iris_cli.agents.iris.actor_critic import ActorCritic, Memory
+from iris_cli.agents.iris.config import IrisConfig
+from iris_cli.agents.iris.dynamics import Dynamics
+from iris_cli.agents.iris.tokenizer import Tokenizer
+from iris_cli.agents.iris.world import IrisDream
+from iris_cli.errors import ShapeError
+from iris_cli.replay.segments import Segments
+
+
+class Agent(nn.Module):
+    """All of IRIS.
+
+    Args:
+        config: its settings.
+        num_actions: A, of the environment.
+    """
+
+    def __init__(self, config: IrisConfig, num_actions: int) -> None:
+        super().__init__()
+        self.config, self.num_actions = config, num_actions
+        self.tokenizer = Tokenizer(config.tokenizer)
+        self.dynamics = Dynamics(config.dynamics, codes=config.tokenizer.codes, num_actions=num_actions)
+        self.actor_critic = ActorCritic(config.actor_critic, num_actions=num_actions)
+
+    def configure(self, config: IrisConfig) -> None:
+        """Adopt settings of how the components learn; the networks and their weights stay as they are.
+
+        The parameters become new tensors, so optimizers have to be made anew.
+        """
+        with torch.random.fork_rng(devices=[]):  # the draws of initial weights, which are thrown away
+            fresh = Agent(config, self.num_actions)
+        fresh.to(self.dynamics.embed_tokens.weight.device).train(self.training)
+        fresh.load_state_dict(self.state_dict(), strict=False)  # the codebook counts idle codes only if it is to
+        self.config = config
+        self.tokenizer, self.dynamics, self.actor_critic = fresh.tokenizer, fresh.dynamics, fresh.actor_critic
+
+    def see(self, frames: Tensor) -> Tensor:
+        """What the policy looks at: frames (N, 3, 64, 64) uint8 -> reconstructions (N, 3, 64, 64) float32 in [0, 1]."""
+        return self.tokenizer.decode(self.tokenizer.encode(frames))
+
+    def begin_dream(
+        self,
+        frames: Tensor | None,
+        tokens: Tensor | None,
+        actions: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        greedy: bool = False,
+    ) -> IrisDream:
+        """Begin to dream after C real frames, given as they are or as their tokens. C = 1 is the published start.
+
+        Args:
+            frames: (B, C, 3, 64, 64) uint8, read if there are no tokens.
+            tokens: (B, C, 16) int64, or None.
+            actions: (B, C - 1) int64 taken between them.
+            generator: of all draws, on the agent's device; None is torch's global one.
+            greedy: take what is most probable instead of drawing.
+
+        Raises:
+            ShapeError: if there are neither, or shapes do not agree, or C exceeds the positions.
+        """
+        if tokens is None:
+            if frames is None:
+                raise ShapeError("a dream needs frames or tokens to begin with. Got neither")
+            tokens = self.tokenizer.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return IrisDream(self.tokenizer, self.dynamics, tokens, actions, generator=generator, greedy=greedy)
+
+    def actor_critic_start(
+        self, segments: Segments, generator: torch.Generator | None = None
+    ) -> tuple[Memory, IrisDream]:
+        """Burn the policy in on all but the last step, and begin to dream at the last.
+
+        Args:
+            segments: with tokens (B, T, 16), padding on the left.
+            generator: of the dream's draws.
+
+        Raises:
+            ShapeError: if the segments carry no tokens.
+        """
+        if segments.tokens is None:
+            raise ShapeError("segments must carry tokens to dream from. Got none")
+        before = segments.tokens[:, :-1]  # (B, T - 1, 16)
+        views = self.tokenizer.decode(before.flatten(0, 1)).unflatten(0, before.shape[:2])
+        memory = self.actor_critic.burn_in(views, segments.mask[:, :-1])
+        return memory, self.begin_dream(None, segments.tokens[:, -1:], segments.actions[:, :0], generator)

@@ -1,0 +1,184 @@
+"""Settings of the IRIS agent. Defaults are the published values (fact sheet: Micheli, Alonso, Fleuret, ICLR 2023).
+
+Three sections, one for each component; `PRESETS` holds whole agents by name, `TOKENIZER_PRESETS` tokenizers alone.
+A field in a section's `MUTABLE` may change while a run goes on; every other one is part of the network.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from iris_cli.errors import ConfigError
+
+IMAGE_SIZE = 64  # pixels, height and width of a frame
+GRID = 4  # tokens per side of a frame
+TOKENS_PER_FRAME = GRID * GRID
+TOKENS_PER_BLOCK = TOKENS_PER_FRAME + 1  # the frame's tokens, then its action
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """The VQ autoencoder and how it learns."""
+
+    MUTABLE: ClassVar[frozenset[str]] = frozenset(
+        {"lpips", "l2_weight", "max_pixel_weight", "batch_size", "micro_batch", "learning_rate", "clip_norm"}
+        | {"ema_decay", "revive_after"}
+    )
+
+    preset: str = "published"  # published | light
+    network: str = "residual"  # residual: the published one; strided: four strided convolutions, for laptops
+    codes: int = 512  # V, entries of the codebook
+    code_width: int = 512  # numbers per code
+    latent_channels: int = 512  # channels the encoder ends with
+    base_channels: int = 64  # width of the first level
+    channel_multipliers: tuple[int, ...] = (1, 1, 1, 1, 1)  # one per level; each level but the last halves the image
+    res_blocks: int = 2  # residual blocks per level of the encoder; the decoder has one more (strided: unused)
+    attention_resolutions: tuple[int, ...] = (8, 16)  # pixels; levels with self-attention (strided: unused)
+    dropout: float = 0.0  # in the residual blocks
+    commitment_weight: float = 1.0  # beta, weight of the encoder's side of the VQ loss
+    codebook: str = "gradient"  # gradient: published; ema: moving average of the assigned latents
+    ema_decay: float = 0.99  # per update, with codebook ema
+    revive_after: int = 0  # updates that a code may go unused before it is drawn anew from the batch; 0: never
+    lpips: str = "auto"  # auto: the fetched weights if there are any; none; or the path of a weights file
+    l2_weight: float = 1.0  # of the squared error, in the weights-free loss only
+    max_pixel_weight: float = 0.01  # of each frame's largest squared error, in the weights-free loss only
+    batch_size: int = 256  # frames per update
+    micro_batch: int = 64  # frames per backward pass; same gradients, less memory
+    learning_rate: float = 1e-4  # Adam, constant
+    clip_norm: float = 10.0  # of the gradient
+
+    def __post_init__(self) -> None:
+        _one_of("tokenizer.network", self.network, ("residual", "strided"))
+        _one_of("tokenizer.codebook", self.codebook, ("gradient", "ema"))
+        levels = len(self.channel_multipliers)
+        if levels != 5:
+            raise ConfigError(
+                f"channel_multipliers has {levels} levels, but 64 pixels become a 4x4 grid in 5",
+                where="tokenizer.channel_multipliers",
+            )
+        _positive(
+            "tokenizer", self, ("codes", "code_width", "base_channels", "batch_size", "micro_batch", "learning_rate")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsConfig:
+    """The GPT over blocks of 16 frame tokens and an action, and how it learns."""
+
+    MUTABLE: ClassVar[frozenset[str]] = frozenset(
+        {"segment_length", "batch_size", "learning_rate", "weight_decay", "clip_norm", "gradient_checkpointing"}
+        | {"embedding_dropout", "attention_dropout", "residual_dropout"}
+    )
+
+    layers: int = 10
+    heads: int = 4
+    width: int = 256  # E
+    max_blocks: int = 20  # blocks of 17 tokens that the positions (and the cache) reach
+    attention: str = "causal"  # causal: published; block-causal: a token also sees the rest of its own block
+    embedding_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    residual_dropout: float = 0.1
+    segment_length: int = 20  # steps per training segment
+    batch_size: int = 64  # segments per update
+    learning_rate: float = 1e-4  # AdamW, constant
+    weight_decay: float = 0.01  # on the weights of linear layers only
+    clip_norm: float = 10.0
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third slower
+
+    def __post_init__(self) -> None:
+        _one_of("dynamics.attention", self.attention, ("causal", "block-causal"))
+        _positive("dynamics", self, ("layers", "heads", "width", "max_blocks", "segment_length", "batch_size"))
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}", where="dynamics.width")
+        if self.segment_length > self.max_blocks:
+            raise ConfigError(
+                f"segment_length is {self.segment_length}, but the positions reach {self.max_blocks} blocks",
+                where="dynamics.segment_length",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig:
+    """The CNN-LSTM policy and value, and how they learn in imagination."""
+
+    MUTABLE: ClassVar[frozenset[str]] = frozenset(
+        {"horizon", "burn_in", "gamma", "lam", "entropy_weight", "batch_size", "learning_rate", "clip_norm"}
+    )
+
+    channels: tuple[int, int, int, int] = (32, 32, 64, 64)  # of the four convolutions
+    lstm_width: int = 512
+    horizon: int = 20  # H, imagined views; the last gives only the bootstrap value
+    burn_in: int = 20  # real steps read before imagining, to fill the LSTM
+    gamma: float = 0.995  # discount per step (4 game frames)
+    lam: float = 0.95  # 0 one-step ... 1 Monte Carlo
+    entropy_weight: float = 1e-3  # nats
+    batch_size: int = 64  # imagined rollouts per update
+    learning_rate: float = 1e-4  # Adam, constant
+    clip_norm: float = 10.0
+
+    def __post_init__(self) -> None:
+        _positive("actor_critic", self, ("lstm_width", "burn_in", "batch_size", "learning_rate"))
+        if self.horizon < 2:
+            raise ConfigError(f"horizon is {self.horizon}, but must be at least 2", where="actor_critic.horizon")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}, but must lie in [0, 1]", where=f"actor_critic.{name}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IrisConfig:
+    """The whole agent."""
+
+    preset: str = "published"  # published | small | tiny
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+
+
+_LIGHT = TokenizerConfig(
+    preset="light", network="strided", codes=256, code_width=64, latent_channels=64, base_channels=32,
+    channel_multipliers=(1, 2, 3, 4, 4), codebook="ema", revive_after=20, batch_size=64, learning_rate=1e-3,
+)  # fmt: skip
+_TINY_TOKENIZER = TokenizerConfig(
+    preset="light", network="strided", codes=32, code_width=16, latent_channels=16, base_channels=8,
+    codebook="ema", revive_after=5, batch_size=8, micro_batch=8, learning_rate=1e-3,
+)  # fmt: skip
+
+TOKENIZER_PRESETS = {"published": TokenizerConfig(), "light": _LIGHT}
+
+PRESETS = {
+    "published": IrisConfig(),
+    # A laptop's CPU: the same stages and losses, about a hundredth of the arithmetic.
+    "small": IrisConfig(
+        preset="small",
+        tokenizer=_LIGHT,
+        dynamics=DynamicsConfig(
+            layers=4, heads=4, width=128, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0,
+            segment_length=10, batch_size=16, learning_rate=5e-4,
+        ),
+        actor_critic=ActorCriticConfig(
+            channels=(16, 16, 32, 32), lstm_width=256, horizon=15, burn_in=5, batch_size=32, learning_rate=3e-4
+        ),
+    ),
+    # For tests: every code path in a second.
+    "tiny": IrisConfig(
+        preset="tiny",
+        tokenizer=_TINY_TOKENIZER,
+        dynamics=DynamicsConfig(layers=2, heads=2, width=32, max_blocks=6, segment_length=5, batch_size=4),
+        actor_critic=ActorCriticConfig(
+            channels=(4, 4, 8, 8), lstm_width=32, horizon=5, burn_in=3, batch_size=4, learning_rate=1e-3
+        ),
+    ),
+}  # fmt: skip
+
+
+def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{value!r} is not one of {', '.join(allowed)}", where=where)
+
+
+def _positive(section: str, config: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"{name} is {getattr(config, name)}, but must be positive", where=f"{section}.{name}")

@@ -1,0 +1,176 @@
+"""The tokenizer of IRIS: frames to 16 tokens and back. Between modules pixels are in [0, 1]; inside here in [-1, 1]."""
+
+import hashlib
+import json
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iris_cli.agents.iris.config import GRID, IMAGE_SIZE, TOKENS_PER_FRAME, TokenizerConfig
+from iris_cli.errors import ShapeError
+from iris_cli.learn.losses import Losses
+from iris_cli.nn.autoencoder import Decoder, Encoder
+from iris_cli.nn.lpips import LPIPS
+from iris_cli.nn.strided import StridedDecoder, StridedEncoder
+from iris_cli.nn.vector_quantizer import VectorQuantizer
+
+_CHANNELS = 3  # RGB
+_ENCODING_FIELDS = (  # what tokens depend on, besides the weights
+    "network", "codes", "code_width", "latent_channels", "base_channels", "channel_multipliers", "res_blocks",
+    "attention_resolutions",
+)  # fmt: skip
+
+
+class Tokenizer(nn.Module):
+    """VQ autoencoder; members are named as in the published state dict, so that its keys are ours."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.base_channels * multiplier for multiplier in config.channel_multipliers]
+        if config.network == "strided":
+            self.encoder: nn.Module = StridedEncoder(_CHANNELS, config.latent_channels, widths=widths[1:])
+            self.decoder: nn.Module = StridedDecoder(config.latent_channels, _CHANNELS, widths=widths[1:])
+        else:
+            self.encoder = Encoder(
+                _CHANNELS, config.latent_channels, widths=widths, res_blocks=config.res_blocks,
+                attention_resolutions=config.attention_resolutions, image_size=IMAGE_SIZE, dropout=config.dropout,
+            )  # fmt: skip
+            self.decoder = Decoder(
+                config.latent_channels, _CHANNELS, widths=widths, res_blocks=config.res_blocks,
+                attention_resolutions=config.attention_resolutions, image_size=IMAGE_SIZE, dropout=config.dropout,
+            )  # fmt: skip
+        self.pre_quant_conv = nn.Conv2d(config.latent_channels, config.code_width, 1)
+        self.embedding = VectorQuantizer(
+            config.codes,
+            config.code_width,
+            commitment_weight=config.commitment_weight,
+            ema_decay=config.ema_decay if config.codebook == "ema" else None,
+            revive_after=config.revive_after,
+        )
+        self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_channels, 1)
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """The tokens of frames.
+
+        A frame's tokens do not depend on its company: frames pass in blocks of one fixed size, the last one padded,
+        so that every convolution does the same arithmetic however many frames are given.
+
+        Args:
+            frames: (N, 3, 64, 64) uint8.
+
+        Returns:
+            (N, 16) int64 in [0, V), row-major over the 4x4 grid.
+
+        Raises:
+            ShapeError: for another shape or dtype.
+        """
+        _check_frames(frames)
+        size = _block_size(frames.device)
+        tokens = [
+            self.embedding.tokens(self._latents(_images(_padded(block, size)))).flatten(1)[: len(block)]
+            for block in frames.split(size)
+        ]
+        return torch.cat(tokens)  # split gives one empty block for N = 0
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """(N, 16) int64 tokens -> (N, 3, 64, 64) float32 in [0, 1], clamped. No gradient.
+
+        Raises:
+            ShapeError: for another shape.
+        """
+        if tokens.ndim != 2 or tokens.shape[1] != TOKENS_PER_FRAME:
+            raise ShapeError(f"tokens must have shape (N, {TOKENS_PER_FRAME}), got {tuple(tokens.shape)}")
+        images = [
+            self._images_of(self.embedding.lookup(block.unflatten(1, (GRID, GRID))))
+            for block in tokens.split(_block_size(tokens.device))
+        ]
+        return (torch.cat(images) + 1).div_(2).clamp_(0, 1)
+
+    def loss(self, frames: Tensor, *, perceptual: LPIPS | None) -> Losses:
+        """How far frames (N, 3, 64, 64) uint8 are from their reconstructions.
+
+        With `perceptual` as published: L1 + codebook and commitment terms + LPIPS, all weights 1, in [-1, 1] and not
+        clamped. Without: L1, the squared error and each frame's largest squared error, which keeps the balls and
+        bullets that a mean over 4096 pixels overlooks.
+
+        Raises:
+            ShapeError: for another shape or dtype.
+        """
+        _check_frames(frames)
+        images = _images(frames)
+        quantized = self.embedding(self._latents(images))
+        reconstructions = self._images_of(quantized.latents)
+        parts = {
+            "commitment_loss": quantized.loss,
+            "reconstruction_loss": F.l1_loss(reconstructions, images),
+        }
+        if perceptual is None:
+            squares = (reconstructions - images).square()
+            parts["l2_loss"] = self.config.l2_weight * squares.mean()
+            parts["max_pixel_loss"] = self.config.max_pixel_weight * squares.flatten(1).amax(1).mean()
+        else:
+            parts["perceptual_loss"] = perceptual(images, reconstructions).mean()
+        total = torch.stack(list(parts.values())).sum()
+        parts = {name: part.detach() for name, part in parts.items()}
+        return Losses(total, parts | _usage(quantized.tokens, self.config.codes))
+
+    def update_codebook(self) -> None:
+        """Call once per optimizer update, after its last backward pass. Draws from torch's global generator."""
+        self.embedding.update_codebook()
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change whenever `encode` may."""
+        fields = {name: getattr(self.config, name) for name in _ENCODING_FIELDS}
+        digest = hashlib.sha256(json.dumps(fields).encode())
+        weights = {"embedding.weight": self.embedding.weight}
+        for name in ("encoder", "pre_quant_conv"):
+            weights |= {f"{name}.{key}": value for key, value in self.get_submodule(name).state_dict().items()}
+        for key, value in weights.items():
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _latents(self, images: Tensor) -> Tensor:
+        """(N, 3, 64, 64) in [-1, 1] -> (N, E, 4, 4)."""
+        return self.pre_quant_conv(self.encoder(images))
+
+    def _images_of(self, codes: Tensor) -> Tensor:
+        """(N, E, 4, 4) -> (N, 3, 64, 64), about [-1, 1]."""
+        return self.decoder(self.post_quant_conv(codes))
+
+
+def _check_frames(frames: Tensor) -> None:
+    expected = (_CHANNELS, IMAGE_SIZE, IMAGE_SIZE)
+    if frames.shape[1:] != expected or frames.dtype != torch.uint8:
+        raise ShapeError(
+            f"frames must have shape (N, 3, {IMAGE_SIZE}, {IMAGE_SIZE}) and dtype uint8, "
+            f"got {tuple(frames.shape)} and {str(frames.dtype).removeprefix('torch.')}"
+        )
+
+
+def _images(frames: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1], by way of [0, 1] as published, in the memory format that the device likes best."""
+    layout = torch.channels_last if frames.device.type == "cpu" else torch.contiguous_format
+    return frames.to(torch.float32, memory_format=layout).div_(255).mul_(2).sub_(1)
+
+
+def _padded(frames: Tensor, size: int) -> Tensor:
+    return F.pad(frames, (0, 0, 0, 0, 0, 0, 0, size - len(frames)))
+
+
+def _block_size(device: torch.device) -> int:
+    """Frames that pass at once: few on a CPU, whose caches then hold the maps, and where acting asks for one."""
+    return 4 if device.type == "cpu" else 64
+
+
+@torch.no_grad()
+def _usage(tokens: Tensor, codes: int) -> dict[str, Tensor]:
+    """How many codes these tokens use, and the exponential of the entropy of their use."""
+    flat = tokens.flatten()
+    counts = torch.zeros(codes, device=tokens.device).index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
+    shares = counts / counts.sum()
+    return {"perplexity": torch.special.entr(shares).sum().exp(), "codes_used": (counts > 0).sum().float()}

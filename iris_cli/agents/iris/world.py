@@ -1,0 +1,119 @@
+"""The world of IRIS, acted in: the dynamics imagines tokens, the tokenizer decodes them.
+
+Source: fact sheet of IRIS, section 4. Everything is drawn, never taken as most probable, and in this order: reward, end, then
+the 16 tokens of the next frame. One step is 17 small passes, and none of them waits for the device.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from iris_cli.agents.iris.config import TOKENS_PER_BLOCK, TOKENS_PER_FRAME
+from iris_cli.agents.iris.dynamics import Dynamics
+from iris_cli.agents.iris.tokenizer import Tokenizer
+from iris_cli.errors import ShapeError
+from iris_cli.learn.world import Outcome
+from iris_cli.nn.kv_cache import KVCache
+from iris_cli.nn.sampling import sample
+
+Draw = Callable[[Tensor], Tensor]  # logits (B, classes) -> (B,) int64
+
+
+class IrisDream:
+    """B imagined episodes. Both networks must be in eval mode: dropout would spoil what they imagine.
+
+    Args:
+        tokenizer: decodes views.
+        dynamics: imagines.
+        tokens: (B, C, 16) int64 of the last C real frames; the dream begins at the last of them. C = 1 is published.
+        actions: (B, C - 1) int64 taken between them.
+        generator: of the draws, on the tokens' device; None is torch's global one.
+        greedy: take what is most probable instead.
+
+    Attributes:
+        tokens: (B, 16) of the present frame.
+        view: (B, 3, 64, 64) float32 in [0, 1], the present frame as decoded from them.
+        cache: what the dynamics has read.
+
+    Raises:
+        ShapeError: if tokens and actions do not agree, or reach beyond the positions.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        dynamics: Dynamics,
+        tokens: Tensor,
+        actions: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+    ) -> None:
+        assert not tokenizer.training and not dynamics.training
+        _check(tokens, actions, dynamics.config.max_blocks)
+        self._tokenizer, self._dynamics = tokenizer, dynamics
+        self._draw: Draw = partial(torch.argmax, dim=-1) if greedy else partial(sample, generator=generator)
+        self.cache = dynamics.transformer.new_cache(len(tokens))
+        self._read(tokens, actions)
+        self.tokens = tokens[:, -1]
+        self.view = tokenizer.decode(self.tokens)
+
+    @torch.no_grad()
+    def step(self, actions: Tensor, *, next_view: bool = True) -> Outcome:
+        """Imagine what actions (B,) int64 lead to.
+
+        Where the step would overrun the positions, all but the present frame is forgotten first. An imagined end stops
+        nothing. Without `next_view` only reward and end are imagined, in one pass, and the dream is over.
+        """
+        passes = TOKENS_PER_BLOCK if next_view else 1
+        if self.cache.length + passes > self.cache.max_tokens:
+            self._read(self.tokens[:, None], actions[:, None][:, :0])
+        rewards, ends, tokens = imagine_step(self._dynamics, self.cache, actions, self._draw, next_frame=next_view)
+        if tokens is None:
+            return Outcome(rewards, ends, None)
+        self.tokens = tokens
+        self.view = self._tokenizer.decode(tokens)
+        return Outcome(rewards, ends, self.view)
+
+    @torch.no_grad()
+    def _read(self, tokens: Tensor, actions: Tensor) -> None:
+        self._dynamics.read_context(tokens, actions, self.cache)
+
+
+def imagine_step(
+    dynamics: Dynamics, cache: KVCache, actions: Tensor, draw: Draw, *, next_frame: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Imagine one step behind what the cache holds, and append it there.
+
+    Hot path: static shapes, no allocation that grows, no waiting for the device.
+
+    Args:
+        dynamics: in eval mode, without gradients.
+        cache: ends with a frame's 16 tokens, and has room for 17 more (1 without `next_frame`).
+        actions: (B,) int64 chosen on that frame.
+        draw: from logits to classes.
+        next_frame: whether its tokens are wanted.
+
+    Returns:
+        rewards (B,) float32 in {-1, 0, 1}, ends (B,) bool, and tokens (B, 16) or None.
+    """
+    hidden = dynamics.transformer(dynamics.embed_actions(actions[:, None]), cache)[:, 0]  # (B, E)
+    rewards = draw(dynamics.head_rewards(hidden)).float() - 1
+    ends = draw(dynamics.head_ends(hidden)).bool()
+    if not next_frame:
+        return rewards, ends, None
+    tokens = actions.new_empty(len(actions), TOKENS_PER_FRAME)
+    for k in range(TOKENS_PER_FRAME):
+        tokens[:, k] = draw(dynamics.head_tokens(hidden))
+        hidden = dynamics.transformer(dynamics.embed_tokens(tokens[:, k : k + 1]), cache)[:, 0]
+    return rewards, ends, tokens
+
+
+def _check(tokens: Tensor, actions: Tensor, most: int) -> None:
+    if tokens.dim() != 3 or tokens.shape[2] != TOKENS_PER_FRAME or not 1 <= tokens.shape[1] <= most:
+        raise ShapeError(f"tokens must have shape (B, C <= {most}, {TOKENS_PER_FRAME}). Got {tuple(tokens.shape)}")
+    expected = (len(tokens), tokens.shape[1] - 1)
+    if actions.shape != expected:
+        raise ShapeError(f"actions must have shape (B, C - 1)={expected}. Got {tuple(actions.shape)}")

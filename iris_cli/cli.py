@@ -1,0 +1,356 @@
+"""The commands: a name, options, one sentence, an example and one call. All that is heavy is imported inside."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from iris_cli.version import VERSION
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+POSITIVE = click.IntRange(min=1)
+
+
+class Group(click.Group):
+    """Turns the library's errors into one line and exit code 1, and Ctrl-C into a clean stop with exit code 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from iris_cli import console, interrupts
+        from iris_cli.errors import Interrupted, IrisError
+
+        try:
+            with interrupts.graceful(console.say):
+                return super().invoke(ctx)
+        except IrisError as error:
+            console.error(str(error))
+            ctx.exit(1)
+        except (Interrupted, KeyboardInterrupt) as stop:
+            console.say(str(stop) or "Stopped at once; what was not saved is lost, and the last checkpoint stands.")
+            ctx.exit(130)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(VERSION, prog_name="iris")
+def cli() -> None:
+    """Agents that learn inside a learned world, on real Atari games.
+
+    \b
+    Every stage is a command:
+      iris collect --env Pong
+      iris train-tokenizer data/pong.zarr
+      iris train-dynamics data/pong.zarr
+      iris train-actor-critic data/pong.zarr
+      iris evaluate
+      iris imagine --render out.mp4
+    and a pipeline chains them:
+      iris run pipelines/demo.yaml
+    """
+
+
+def main() -> None:
+    """The `iris` command."""
+    cli()
+
+
+def device_option(command: F) -> F:
+    """--device, for whatever computes."""
+    return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")(command)
+
+
+def run_option(command: F) -> F:
+    """--run, for whatever works on a run."""
+    return click.option("--run", type=PATH, help="Run directory.  [default: the newest]")(command)
+
+
+def set_option(command: F) -> F:
+    """--set, for single settings."""
+    return click.option(
+        "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="One setting, e.g. tokenizer.preset=light."
+    )(command)
+
+
+def updates_option(command: F) -> F:
+    """--updates, of the training stages."""
+    return click.option(
+        "--updates", type=POSITIVE, help="Optimizer updates.  [default: one per step of the dataset, less on a CPU]"
+    )(command)
+
+
+def training_options(command: F) -> F:
+    """What all commands share that make a run of a dataset, or go on with it."""
+    for option in (
+        click.option("--seed", type=int, help="Of a new run.  [default: 0]"),
+        click.option("--preset", help="Of a new run: published, small or tiny.  [default: published]"),
+        click.option("--agent", help="Of a new run.  [default: iris]"),
+        click.option("--run", type=PATH, help="Run directory.  [default: runs/ and the dataset's name]"),
+    ):
+        command = option(command)
+    return device_option(set_option(command))
+
+
+@cli.command()
+@click.option("--env", help="Pong, ms_pacman, ALE/Qbert-v5, any Gymnasium id, or module:Class.  [default: the run's]")
+@click.option("--steps", type=POSITIVE, default=10_000, show_default=True, help="Environment steps to add.")
+@click.option("--out", type=PATH, help="Dataset.  [default: data/ and the game's name, or the run's]")
+@click.option("--run", type=PATH, help="Play with this run's policy instead of at random.")
+@click.option("--num-envs", type=POSITIVE, default=1, show_default=True, help="Environments, each in its own process.")
+@click.option("--epsilon", type=float, default=0.01, show_default=True, help="Chance of a random action, with --run.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of games and random actions; a run has its own.")
+@device_option
+def collect(env: str | None, out: Path | None, run: Path | None, seed: int, device: str, **settings: Any) -> None:
+    """Play real episodes and append them to a dataset.
+
+    \b
+    Example: iris collect --env Pong
+             iris collect --env Pong --run runs/pong --steps 2000
+    """
+    from iris_cli import console
+    from iris_cli.open_run import alone, environment_named, open_for_collecting
+    from iris_cli.stages import collect as stage
+
+    wanted = stage.Collect(**settings)
+    if run is not None:
+        report = alone(stage.collect, open_for_collecting(run, env=env, dataset=out, device=device), wanted)
+    else:
+        environment = environment_named(env)
+        path = out or Path("data") / f"{environment.stem}.zarr"
+        report = stage.collect_randomly(path, environment, wanted, seed=seed)
+    console.show(report)
+
+
+@cli.command("train-tokenizer")
+@click.argument("dataset", type=PATH)
+@updates_option
+@training_options
+def train_tokenizer(dataset: Path, updates: int | None, **run: Any) -> None:
+    """Fit the frame tokenizer to DATASET.
+
+    \b
+    Example: iris train-tokenizer data/pong.zarr
+             iris train-tokenizer data/pong.zarr --preset small --updates 2000
+    """
+    from iris_cli import console
+    from iris_cli.open_run import alone, open_for_training
+    from iris_cli.stages.train_tokenizer import TrainTokenizer
+    from iris_cli.stages.train_tokenizer import train_tokenizer as stage
+
+    console.show(alone(stage, open_for_training(dataset, **run), TrainTokenizer(updates=updates)))
+
+
+@cli.command()
+@click.argument("dataset", type=PATH)
+@training_options
+def tokenize(dataset: Path, **run: Any) -> None:
+    """Turn every frame of DATASET into tokens once, and store them for the later stages.
+
+    \b
+    Example: iris tokenize data/pong.zarr
+    """
+    from iris_cli import console
+    from iris_cli.open_run import open_for_training
+    from iris_cli.stages.tokenize import Tokenize
+    from iris_cli.stages.tokenize import tokenize as stage
+
+    console.show(stage(open_for_training(dataset, **run), Tokenize()))
+
+
+@cli.command("train-dynamics")
+@click.argument("dataset", type=PATH)
+@updates_option
+@training_options
+def train_dynamics(dataset: Path, updates: int | None, **run: Any) -> None:
+    """Fit the GPT dynamics model to the tokens of DATASET.
+
+    \b
+    Example: iris train-dynamics data/pong.zarr
+    """
+    from iris_cli import console
+    from iris_cli.open_run import alone, open_for_training
+    from iris_cli.stages.train_dynamics import TrainDynamics
+    from iris_cli.stages.train_dynamics import train_dynamics as stage
+
+    console.show(alone(stage, open_for_training(dataset, **run), TrainDynamics(updates=updates)))
+
+
+@cli.command("train-actor-critic")
+@click.argument("dataset", type=PATH)
+@updates_option
+@training_options
+def train_actor_critic(dataset: Path, updates: int | None, **run: Any) -> None:
+    """Learn policy and values in imagination, from starts in DATASET.
+
+    \b
+    Example: iris train-actor-critic data/pong.zarr
+    """
+    from iris_cli import console
+    from iris_cli.open_run import alone, open_for_training
+    from iris_cli.stages.train_actor_critic import TrainActorCritic
+    from iris_cli.stages.train_actor_critic import train_actor_critic as stage
+
+    console.show(alone(stage, open_for_training(dataset, **run), TrainActorCritic(updates=updates)))
+
+
+@cli.command()
+@click.option("--episodes", type=POSITIVE, default=100, show_default=True, help="Whole games to play.")
+@click.option("--temperature", type=float, default=0.5, show_default=True, help="Of the policy.")
+@click.option("--epsilon", type=float, default=0.0, show_default=True, help="Chance of a random action.")
+@click.option("--num-envs", type=POSITIVE, help="Games at once.  [default: by processors, at most 25]")
+@click.option("--max-steps", type=POSITIVE, help="Cut episodes, for a quick look.  [default: the published 27,000]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of games and policy draws.")
+@run_option
+@device_option
+def evaluate(run: Path | None, device: str, **settings: Any) -> None:
+    """Play whole games by the published protocol and write a report of every score.
+
+    \b
+    Example: iris evaluate
+             iris evaluate --run runs/pong --episodes 20
+    """
+    from iris_cli import console
+    from iris_cli.open_run import open_existing
+    from iris_cli.stages.evaluate import Evaluate
+    from iris_cli.stages.evaluate import evaluate as stage
+
+    console.show(stage(open_existing(run, device=device), Evaluate(**settings)))
+
+
+@cli.command()
+@click.option("--render", type=PATH, default=Path("imagined.mp4"), show_default=True, help=".mp4, .gif or .png strip.")
+@click.option("--steps", type=POSITIVE, default=100, show_default=True, help="Imagined steps.")
+@click.option("--num", type=POSITIVE, default=3, show_default=True, help="Dreams, one row each.")
+@click.option(
+    "--policy", type=click.Choice(["agent", "random", "dataset"]), default="agent", show_default=True,
+    help="Who acts in the dream.",
+)  # fmt: skip
+@click.option("--context", type=POSITIVE, default=4, show_default=True, help="Real steps the world model reads first.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the starts and of all draws.")
+@run_option
+@device_option
+def imagine(run: Path | None, device: str, **settings: Any) -> None:
+    """Film dreams beside the real game: real | reconstruction | imagined, under the same actions.
+
+    \b
+    Example: iris imagine --render out.mp4
+             iris imagine --render dream.gif --policy random --steps 40
+    """
+    from iris_cli import console
+    from iris_cli.open_run import open_existing
+    from iris_cli.stages.imagine import Imagine
+    from iris_cli.stages.imagine import imagine as stage
+
+    wanted = Imagine(**settings)
+    console.show(stage(open_existing(run, device=device), wanted))
+
+
+@cli.command()
+@click.argument("file", type=PATH)
+@click.option("--game", help="In place of the file's.")
+@click.option("--seed", type=int, help="In place of the file's.")
+@click.option("--agent", help="In place of the file's.")
+@click.option("--preset", help="In place of the file's.")
+@set_option
+@click.option("--dry-run", is_flag=True, help="Print the plan, and do nothing.")
+@device_option
+def run(file: Path, device: str, dry_run: bool, assignments: tuple[str, ...], **chosen: Any) -> None:
+    """Carry out a pipeline FILE in one process; started again, it goes on from where it was stopped.
+
+    \b
+    Example: iris run pipelines/demo.yaml
+             iris run pipelines/atari100k.yaml --game Qbert --dry-run
+             iris run pipelines/atari100k.yaml --game Qbert --set rounds=2 --set train-dynamics.updates=50
+    """
+    from iris_cli import console, pipeline
+
+    plan = pipeline.make_plan(file, assignments=assignments, **chosen)
+    if dry_run:
+        pipeline.show_plan(plan)
+    else:
+        console.show(pipeline.execute(plan, device=device))
+
+
+@cli.command()
+@click.argument("path", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="For other programs.")
+def info(path: Path, as_json: bool) -> None:
+    """Say what is in a dataset or a run.
+
+    \b
+    Example: iris info data/pong.zarr
+             iris info runs/pong --json
+    """
+    from iris_cli import console
+    from iris_cli.stages.info import info as facts
+
+    console.facts(str(path), facts(path), as_json=as_json)
+
+
+@cli.command("import-checkpoint")
+@click.argument("file", type=PATH)
+@click.option("--env", required=True, help="The game it was trained on.")
+@click.option("--run", type=PATH, help="Run to make.  [default: runs/ and the game's name]")
+@click.option("--dataset", type=PATH, help="For further training.  [default: data/ and the game's name]")
+@set_option
+@device_option
+def import_checkpoint(file: Path, env: str, **options: Any) -> None:
+    """Make a run of a published checkpoint FILE (last.pt).
+
+    \b
+    Example: iris import-checkpoint last.pt --env Pong
+    """
+    from iris_cli import console
+    from iris_cli.stages.exchange import import_checkpoint as stage
+
+    console.show(stage(file, env=env, **options))
+
+
+@cli.command("export-checkpoint")
+@click.argument("file", type=PATH)
+@run_option
+def export_checkpoint(file: Path, run: Path | None) -> None:
+    """Write a run's weights to FILE in the published format.
+
+    \b
+    Example: iris export-checkpoint last.pt --run runs/pong
+    """
+    from iris_cli import console
+    from iris_cli.open_run import open_existing
+    from iris_cli.stages.exchange import export_checkpoint as stage
+
+    console.show(stage(open_existing(run, device="cpu"), file))
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["lpips"]))
+@click.option("--from", "sources", type=PATH, multiple=True, help="Local file(s) instead of a download.")
+def fetch(what: str, sources: tuple[Path, ...]) -> None:
+    """Get the weights of the perceptual loss, checked by their checksum: the only command that downloads.
+
+    \b
+    Example: iris fetch lpips
+             iris fetch lpips --from vgg16-397923af.pth --from vgg.pth
+    """
+    from iris_cli import console
+    from iris_cli.stages.fetch import fetch_lpips
+
+    console.show(fetch_lpips(*sources))
+
+
+@cli.command()
+@click.option("--preset", default="published", show_default=True, help="published, small or tiny.")
+@click.option("--seconds", type=float, default=5.0, show_default=True, help="Spent on each measurement.")
+@click.option("--json", "as_json", is_flag=True, help="For other programs.")
+@device_option
+def bench(preset: str, seconds: float, as_json: bool, device: str) -> None:
+    """Measure the throughput of every stage on this machine.
+
+    \b
+    Example: iris bench --preset small
+    """
+    from iris_cli import console
+    from iris_cli.stages.bench import bench as stage
+
+    console.facts(f"bench ({preset})", stage(preset=preset, seconds=seconds, device=device), as_json=as_json)

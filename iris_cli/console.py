@@ -1,0 +1,173 @@
+"""Everything a person sees in the terminal. The only file that prints, and the only one that knows rich."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from iris_cli.report import Report
+
+PLAIN_SECONDS = 15.0  # between two progress lines where the output is no terminal
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line for the user."""
+    _out.print(escape(text))
+
+
+def warn(text: str) -> None:
+    """One line the user should not miss, on stderr."""
+    _err.print(f"[yellow]Note:[/yellow] {escape(text)}")
+
+
+def error(text: str) -> None:
+    """The one line a failed command ends with, on stderr."""
+    _err.print(f"[red]Error:[/red] {escape(text)}")
+
+
+def show(report: Report) -> None:
+    """A stage's figures, files and notes."""
+    if report.figures:
+        table = Table(title=report.stage, title_justify="left", show_header=False, box=None, pad_edge=False)
+        table.add_column(style="cyan")
+        table.add_column()
+        for name, value in report.figures.items():
+            table.add_row(name.replace("_", " "), escape(number(value)))
+        _out.print(table)
+    for name, path in report.files.items():
+        _out.print(f"[green]{escape(name)}[/green] {escape(str(path))}")
+    for note in report.notes:
+        warn(note)
+
+
+def line(report: Report, *, prefix: str, seconds: float) -> None:
+    """A stage of a pipeline in one line."""
+    figures = "  ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in report.figures.items())
+    files = "  ".join(str(path) for path in report.files.values())
+    _out.print(
+        f"[cyan]{escape(prefix)}[/cyan] {report.stage:<18} {escape(figures)}  "
+        f"[dim]{seconds:.1f} s[/dim]  [green]{escape(files)}[/green]".rstrip()
+    )
+
+
+def table(title: str, rows: Mapping[str, object]) -> None:
+    """Names and values."""
+    show(Report(stage=title, figures={name: _plain(value) for name, value in rows.items()}))
+
+
+def facts(title: str, values: Mapping[str, object], *, as_json: bool) -> None:
+    """Names and values, as a table or as JSON."""
+    if as_json:
+        sys.stdout.write(json.dumps(values, indent=1) + "\n")
+    else:
+        table(title, values)
+
+
+def grid(title: str, columns: list[str], rows: list[list[object]]) -> None:
+    """A table with a header."""
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if index == 0 else "right", style="cyan" if index == 0 else None)
+    for row in rows:
+        drawn.add_row(*(escape(number(_plain(value))) for value in row))
+    _out.print(drawn)
+
+
+def number(value: float | int | str) -> str:
+    """A number as a person writes it: thousands apart, four digits that matter."""
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
+        return f"{value:.3g}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`, `4.2 days`."""
+    for limit, unit, size in ((90, "s", 1), (90 * 60, "min", 60), (48 * 3600, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+class Bar:
+    """Progress of one stage. `advance` is cheap enough for every step."""
+
+    def __init__(self, title: str, total: int, unit: str, done: int) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = self._begun = done
+        self._words = ""
+        self._started = self._printed = time.monotonic()
+        self._progress: Progress | None = None
+        if _out.is_terminal:
+            self._progress = Progress(
+                TextColumn("[cyan]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[words]}"),
+                console=_out, transient=True, refresh_per_second=4,
+            )  # fmt: skip
+            self._task = self._progress.add_task(title, total=total, completed=done, words="")
+            self._progress.start()
+
+    def advance(self, amount: int = 1, words: str | None = None) -> None:
+        """Move on by `amount` units; `words` says how it goes (rates, scores, losses)."""
+        self._done += amount
+        self._words = self._words if words is None else words
+        if self._progress is not None:
+            self._progress.update(
+                self._task, completed=self._done, words=f"{escape(self._rate())}  {escape(self._words)}"
+            )
+        elif time.monotonic() - self._printed > PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            left = (self._total - self._done) / max(self.per_second, 1e-9)
+            say(
+                f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {self._rate()}, "
+                f"{duration(left)} left  {self._words}".rstrip()
+            )
+
+    @property
+    def per_second(self) -> float:
+        """Units per second since the start."""
+        return (self._done - self._begun) / max(time.monotonic() - self._started, 1e-9)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _rate(self) -> str:
+        return f"{self.per_second:,.3g} {self._unit}/s"
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Bar]:
+    """A progress bar on a terminal; elsewhere a line now and then."""
+    bar = Bar(title, total, unit, done)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def _plain(value: object) -> float | int | str:
+    if isinstance(value, int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return "-" if value is None else str(value)

@@ -1,0 +1,128 @@
+"""What an environment is: an id and every setting of its wrappers. Pure data; `make.py` builds it.
+
+Source of the defaults: eloialonso/iris config/env/default.yaml, for training on Atari 100k.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from iris_cli.errors import ConfigError, EnvironmentError_
+
+FRAME_SHAPE = (64, 64, 3)  # pixels and RGB of the frames that every environment gives
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvSpec:
+    """An environment and its wrappers. The defaults are those of training; `for_testing` gives those of scores."""
+
+    id: str  # "ALE/Pong-v5", any other Gymnasium id, or "module:Class"
+    kind: str  # atari | gymnasium; the second takes the environment as it is, without the wrappers below
+    frame_skip: int = 4  # game frames per step; the last two are merged by their maximum
+    noop_max: int = 30  # a real reset plays 1 to this many game frames without acting; 0: none
+    max_frames: int | None = 20_000  # game frames per episode, no-ops included; None: no limit
+    life_loss_ends: bool = True  # a lost life ends the episode, and the game goes on in the next one
+    clip_rewards: bool = False  # each game frame's reward becomes its sign
+    resize: str = "pil-bilinear"  # of each game frame, before the maximum over two
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("atari", "gymnasium"):
+            raise ConfigError(f"{self.kind!r} is not one of atari, gymnasium", where="environment.kind")
+        if self.resize != "pil-bilinear":
+            raise ConfigError(f"{self.resize!r} is not pil-bilinear, the only resize", where="environment.resize")
+        if self.frame_skip < 1 or self.noop_max < 0 or (self.max_frames is not None and self.max_frames < 1):
+            raise ConfigError(
+                f"frame_skip {self.frame_skip} and max_frames {self.max_frames} must be positive, "
+                f"noop_max {self.noop_max} not negative",
+                where="environment",
+            )
+        wrapped = self.frame_skip > 1 or self.noop_max or self.max_frames or self.life_loss_ends or self.clip_rewards
+        if self.kind == "gymnasium" and wrapped:
+            raise ConfigError(
+                f"frame_skip, noop_max, max_frames, life_loss_ends and clip_rewards are for Atari, not {self.id}",
+                where="environment",
+            )
+
+    @property
+    def name(self) -> str:
+        """What people say, and what `training_spec` turns back into this environment: "Pong", "CartPole-v1"."""
+        return _game(self.id) if self.kind == "atari" else self.id
+
+    @property
+    def stem(self) -> str:
+        """The name for files: "pong", "cartpole_v1"."""
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower())
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "EnvSpec":
+        """The inverse of `to_mapping`.
+
+        Raises:
+            ConfigError: if a key is unknown, `id` or `kind` is missing, or a value is not allowed.
+        """
+        unknown = mapping.keys() - {field.name for field in fields(cls)}
+        missing = {"id", "kind"} - mapping.keys()
+        if unknown or missing:
+            raise ConfigError(
+                "unknown: " + ", ".join(sorted(unknown)) if unknown else "missing: " + ", ".join(sorted(missing)),
+                where="environment",
+            )
+        return cls(**mapping)
+
+    def for_testing(self) -> "EnvSpec":
+        """The published settings for scores: 30 minutes of play, exactly one no-op, whole games, raw rewards."""
+        if self.kind != "atari":
+            return self
+        return replace(self, max_frames=108_000, noop_max=1, life_loss_ends=False, clip_rewards=False)
+
+
+def training_spec(name: str) -> EnvSpec:
+    """The environment that people mean by `name`, with its settings for training.
+
+    Args:
+        name: an Atari game in any spelling ("Pong", "ms_pacman", "ALE/Pong-v5", "PongNoFrameskip-v4"), another
+            registered Gymnasium id, or "module:Class" (taken as it is, and looked for when the environment is made).
+
+    Raises:
+        EnvironmentError_: if there is none of that name; lists the nearest ones.
+    """
+    # Here, so that reading the spec of a dataset or a run does not start the emulator's library.
+    import ale_py
+    import gymnasium
+
+    gymnasium.register_envs(ale_py)
+    games = {_letters(id): id for id in gymnasium.registry if id.startswith("ALE/")}
+    if _letters(name) in games:
+        return EnvSpec(id=games[_letters(name)], kind="atari")
+    others = [id for id, entry in gymnasium.registry.items() if not str(entry.entry_point).startswith("ale_py")]
+    if name in others or ":" in name:
+        return EnvSpec(id=name, kind="gymnasium", frame_skip=1, noop_max=0, max_frames=None, life_loss_ends=False)
+    titles = [_game(id) for id in games.values()]
+    spellings = {title.lower(): title for title in others + titles} | {_snake(title): title for title in titles}
+    matches = difflib.get_close_matches(_game(name).lower(), spellings, n=6, cutoff=0.5)
+    nearest = list(dict.fromkeys(spellings[match] for match in matches))[:3]
+    raise EnvironmentError_(
+        f"there is no game or environment {name!r}",
+        fix=f"Did you mean {', '.join(nearest)}?" if nearest else f"{len(games)} Atari games are there, such as Pong.",
+    )
+
+
+def _game(name: str) -> str:
+    """An id without what surrounds the game: ALE/MsPacman-v5 -> MsPacman, PongNoFrameskip-v4 -> Pong."""
+    return re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", name.removeprefix("ALE/"))
+
+
+def _letters(name: str) -> str:
+    """One spelling of a game, however people write it: "ALE/MsPacman-v5" and "ms_pacman" are "mspacman"."""
+    return re.sub(r"[^a-z0-9]", "", _game(name).lower())
+
+
+def _snake(name: str) -> str:
+    """MsPacman -> ms_pacman."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

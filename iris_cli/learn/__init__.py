@@ -1,0 +1,1 @@
+"""What the agents share, never naming one: imagination, actor-critic learning, losses."""

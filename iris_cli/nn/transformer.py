@@ -1,0 +1,138 @@
+"""A GPT: pre-LayerNorm blocks over embeddings, learned absolute positions, optional KV cache. It knows no tokens and no heads."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from iris_cli.nn.kv_cache import KVCache
+
+
+class Transformer(nn.Module):
+    """Positions, dropout, blocks, a last LayerNorm.
+
+    Args:
+        layers, heads, width: sizes; width is a multiple of heads.
+        max_tokens: how many positions there are.
+        attention: "causal", or "block-causal" where a token also sees the rest of its own block.
+        tokens_per_block: tokens of a block of "block-causal".
+        embedding_dropout, attention_dropout, residual_dropout: probabilities, active in training mode only.
+        gradient_checkpointing: recompute each block's activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        heads: int,
+        width: int,
+        max_tokens: int,
+        attention: str = "causal",
+        tokens_per_block: int = 1,
+        embedding_dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads, self.width, self.max_tokens = heads, width, max_tokens
+        self.block_causal = attention == "block-causal"
+        self.gradient_checkpointing = gradient_checkpointing
+        self.positions = nn.Embedding(max_tokens, width)
+        self.dropout = nn.Dropout(embedding_dropout)
+        self.blocks = nn.ModuleList(_Block(width, heads, attention_dropout, residual_dropout) for _ in range(layers))
+        self.ln_f = nn.LayerNorm(width)
+        mask = torch.ones(max_tokens, max_tokens, dtype=torch.bool).tril()
+        if self.block_causal:
+            block = torch.arange(max_tokens) // tokens_per_block
+            mask |= block[:, None] == block[None, :]
+        self.register_buffer("mask", mask, persistent=False)
+        self.mask: Tensor  # (max_tokens, max_tokens), true where the row's token may look
+        self.apply(init_gpt)
+
+    def new_cache(self, batch: int) -> KVCache:
+        """An empty cache for `batch` sequences, on the device of the weights."""
+        weight = self.positions.weight
+        return KVCache(
+            layers=len(self.blocks),
+            batch=batch,
+            heads=self.heads,
+            max_tokens=self.max_tokens,
+            head_dim=self.width // self.heads,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Read embeddings, after those in the cache if there is one.
+
+        Args:
+            x: (B, n, E) embeddings without positions, n <= max_tokens - cache.length.
+            cache: what was read before; extended in place. Reading in pieces equals reading all at once, with
+                block-causal attention as long as no block is split.
+
+        Returns:
+            (B, n, E), normalised.
+        """
+        start, tokens = (cache.length if cache else 0), x.shape[1]
+        stop = start + tokens
+        x = self.dropout(x + self.positions.weight[start:stop])
+        # One token sees all before it, and a whole causal sequence has a kernel of its own: neither needs a mask.
+        causal = start == 0 and tokens > 1 and not self.block_causal
+        mask = None if causal or tokens == 1 else self.mask[start:stop, :stop]
+        for layer, block in enumerate(self.blocks):
+            if self.gradient_checkpointing and cache is None and torch.is_grad_enabled():
+                x = checkpoint(block, x, mask, causal, use_reentrant=False)
+            else:
+                x = block(x, mask, causal, cache, layer)
+        if cache:
+            cache.advance(tokens)
+        return self.ln_f(x)
+
+
+class _Block(nn.Module):
+    """x += attention(ln1(x)); x += mlp(ln2(x))."""
+
+    def __init__(self, width: int, heads: int, attention_dropout: float, residual_dropout: float) -> None:
+        super().__init__()
+        self.ln1 = nn.LayerNorm(width)
+        self.ln2 = nn.LayerNorm(width)
+        self.attn = _Attention(width, heads, attention_dropout, residual_dropout)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(residual_dropout)
+        )
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None = None, layer: int = 0
+    ) -> Tensor:
+        x = x + self.attn(self.ln1(x), mask, causal, cache, layer)
+        return x + self.mlp(self.ln2(x))
+
+
+class _Attention(nn.Module):
+    """Multi-head self-attention; query, key and value are one product."""
+
+    def __init__(self, width: int, heads: int, attention_dropout: float, residual_dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_dropout = attention_dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(residual_dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None, layer: int) -> Tensor:
+        split = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, heads, head_dim)
+        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each (B, heads, n, head_dim)
+        if cache:
+            keys, values = cache.write(layer, keys, values)
+        dropout = self.attention_dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=dropout, is_causal=causal)
+        return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))  # (B, n, E)
+
+
+def init_gpt(module: nn.Module) -> None:
+    """Draw a Linear's or Embedding's weights from N(0, 0.02) and zero its bias; for `Module.apply`."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,123 @@
+"""From what a person types to an open run: the default run of a dataset, the newest run, or a new one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from iris_cli import console
+from iris_cli.agents import presets_for, section_presets_for
+from iris_cli.config import nearest, parse_assignments, updated
+from iris_cli.envs.spec import EnvSpec, training_spec
+from iris_cli.envs.vector import VectorEnv
+from iris_cli.errors import ConfigError, DatasetError, RunError
+from iris_cli.replay.dataset import Dataset
+from iris_cli.report import Report
+from iris_cli.run import Run, choose_device, newest_run
+
+S = TypeVar("S")
+
+
+def open_for_training(
+    dataset: Path,
+    *,
+    run: Path | None = None,
+    agent: str | None = None,
+    preset: str | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    assignments: tuple[str, ...] = (),
+) -> Run:
+    """The run that learns from a dataset: `runs/STEM` unless named, made with the given settings where there is none.
+
+    Raises:
+        IrisError: if the dataset is not one, or a setting does not fit the run that is there.
+    """
+    with Dataset.open(dataset) as stored:
+        environment, num_actions = EnvSpec.from_mapping(stored.environment), stored.num_actions
+    directory, changes = run or Path("runs") / dataset.stem, parse_assignments(assignments)
+    chosen = choose_device(device)
+    if not (directory / "run.yaml").exists():
+        name = agent or "iris"
+        config = configured(name, preset or "published", changes)
+        made = Run.create(
+            directory, agent=name, config=config, environment=environment, num_actions=num_actions, dataset=dataset,
+            seed=seed or 0, device=chosen,
+        )  # fmt: skip
+        console.say(f"New run {directory}: {name}, preset {config.preset}, seed {made.seed}, on {made.device}.")
+        return made
+    opened = Run.open(directory, device=chosen, training=True)
+    for key, given, there in (
+        ("agent", agent, opened.agent_name), ("preset", preset, opened.config.preset), ("seed", seed, opened.seed)
+    ):  # fmt: skip
+        if given is not None and given != there:
+            raise RunError(
+                f"the run has {key} {there}, not {given}", where=directory, fix="Start another: --run runs/NAME."
+            )
+    if environment.to_mapping() != opened.environment.to_mapping() or num_actions != opened.agent.num_actions:
+        raise DatasetError(
+            f"the dataset is of {environment.name}, but {directory} learns {opened.environment.name} "
+            "(or the same game with other settings)", where=dataset, fix="Start another run: --run runs/NAME.",
+        )  # fmt: skip
+    opened.dataset_path = dataset
+    for sentence in opened.change(changes, where=lambda *keys: "--set " + ".".join(keys)):
+        console.say(f"Changed {sentence}.")
+    return opened
+
+
+def open_existing(run: Path | None, *, device: str = "auto", training: bool = False) -> Run:
+    """The named run, or the newest one, which is then printed."""
+    if run is None:
+        run = newest_run()
+        console.say(f"Run: {run} (the newest; --run names another)")
+    return Run.open(run, device=choose_device(device), training=training)
+
+
+def open_for_collecting(run: Path, *, env: str | None, dataset: Path | None, device: str) -> Run:
+    """A run whose policy is to play its own environment.
+
+    Raises:
+        RunError: if it learned another one.
+    """
+    opened = Run.open(run, device=choose_device(device), training=True)
+    if env is not None and training_spec(env) != opened.environment:
+        raise RunError(f"the run plays {opened.environment.name}, not {env}", where=run, fix="Leave --env away.")
+    opened.dataset_path = dataset or opened.dataset_path
+    return opened
+
+
+def environment_named(env: str | None) -> EnvSpec:
+    """The training environment that a name means.
+
+    Raises:
+        ConfigError: if there is no name.
+    """
+    if env is None:
+        raise ConfigError("collect needs a game", where="--env", fix="Example: iris collect --env Pong")
+    return training_spec(env)
+
+
+def alone(stage: Callable[[Run, S], Report], run: Run, settings: S) -> Report:
+    """Carry out one stage outside a pipeline, and save what it did."""
+    report = stage(run, settings)
+    run.save()
+    return report
+
+
+def configured(agent: str, preset: str, changes: dict[str, Any]) -> Any:
+    """An agent's settings: a preset with changes from --set.
+
+    Raises:
+        ConfigError: for an unknown agent, preset or setting.
+    """
+    presets = presets_for(agent)
+    if preset not in presets:
+        raise ConfigError(f"unknown preset '{preset}'", where="--preset", fix=nearest(preset, presets))
+    return updated(
+        presets[preset], changes, where=lambda *keys: "--set " + ".".join(keys), presets=section_presets_for(agent)
+    )
+
+
+def actions_of(environment: EnvSpec) -> int:
+    """How many actions an environment has."""
+    with VectorEnv(environment, 1) as envs:
+        return envs.num_actions

@@ -1,0 +1,620 @@
+"""A dataset: all steps of one environment, in a Zarr v3 group with a flat time axis. The only file that knows zarr.
+
+Layout and commit protocol: data/README.md. One writer (a lock names it), any number of readers. What training needs
+besides (cursors, counts) lives in the run, so that one dataset serves many runs. Nothing that is loaded can run code.
+"""
+
+import contextlib
+import copy
+import fcntl
+import importlib.metadata
+import json
+import os
+import shutil
+import uuid
+import weakref
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.version import VERSION
+
+FORMAT = "iris-dataset"
+FORMAT_VERSION = 1
+FRAME_SHAPE = (64, 64, 3)
+RESERVED = (  # attributes that only this file writes
+    "format",
+    "format_version",
+    "committed_steps",
+    "committed_episodes",
+    "rewinds",
+    "created",
+    "versions",
+    "environment",
+    "action_meanings",
+    "writers",
+    "tokens",
+)
+
+
+class _Field(NamedTuple):
+    dtype: str
+    item_shape: tuple[int, ...]
+    chunk: int  # steps; small chunks for frames, as an append rewrites the partly filled one
+
+
+_STEP_FIELDS = {
+    "observations": _Field("uint8", FRAME_SHAPE, 64),
+    "actions": _Field("int64", (), 16384),
+    "rewards": _Field("float32", (), 16384),
+    "terminations": _Field("bool", (), 16384),
+    "truncations": _Field("bool", (), 16384),
+}
+_FIELDS = {**_STEP_FIELDS, "episode_ends": _Field("int64", (), 16384)}
+_TOKENS_CHUNK = 4096
+_LOCK = "actions/.lock"  # inside an array, where listing a group's members does not stumble over it
+# What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
+_DAMAGE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError)
+
+
+class Dataset:
+    """All steps of one environment on disk. Build it with `create`, `open` or `open_or_create`."""
+
+    def __init__(self, path: Path, attributes: dict[str, Any], lock: int | None) -> None:
+        self.path = path
+        self._attributes = attributes
+        self._ends = np.zeros(0, np.int64)
+        self._unlock = None if lock is None else weakref.finalize(self, os.close, lock)
+
+    # Opening
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        environment: dict[str, Any],
+        action_meanings: Sequence[str],
+        attributes: dict[str, Any] | None = None,
+    ) -> Self:
+        """Make an empty dataset, open for writing. It appears whole or not at all.
+
+        Args:
+            path: where; must not exist, missing parents are made.
+            environment: JSON-safe mapping that says everything about the environment; compared at later appends.
+            action_meanings: one name per action.
+            attributes: more JSON-safe attributes to begin with.
+
+        Raises:
+            DatasetError: if something is there already, or it cannot be written.
+        """
+        path = Path(path)
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "committed_steps": 0,
+            "committed_episodes": 0,
+            "rewinds": 0,
+            "created": datetime.now(UTC).isoformat(),
+            "versions": _versions(),
+            "environment": environment,
+            "action_meanings": list(action_meanings),
+            "writers": [],
+            "tokens": {},
+        }
+        content = _plain(_own_only(attributes or {}) | content)
+        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            if path.exists():
+                raise FileExistsError("something is there already")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
+            for name, field in _FIELDS.items():
+                _create_array(group, name, field)
+            dataset = cls(path, content, _take_lock(unfinished))
+            unfinished.rename(path)
+        except OSError as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise DatasetError(f"the dataset cannot be created: {error}", where=path) from None
+        return dataset
+
+    @classmethod
+    def open(cls, path: str | Path, *, writable: bool = False) -> Self:
+        """Open a dataset at its last committed step.
+
+        Raises:
+            DatasetError: if there is none, it is not ours, of another format version, damaged, or (writable) someone
+                else writes to it.
+        """
+        path = Path(path)
+        attributes = _read_attributes(path)  # before the lock, so that nothing foreign is touched
+        dataset = cls(path, attributes, _take_lock(path) if writable else None)
+        try:
+            dataset._attributes = _read_attributes(path)  # what was committed until the lock was free
+            dataset._check()
+        except DatasetError:
+            dataset.close()
+            raise
+        if writable:
+            for litter in path.rglob("*.partial"):  # a killed write
+                litter.unlink(missing_ok=True)
+        return dataset
+
+    @classmethod
+    def open_or_create(cls, path: str | Path, *, environment: dict[str, Any], action_meanings: Sequence[str]) -> Self:
+        """Continue the dataset at `path`, or begin one; open for writing. Arguments and errors as above.
+
+        Raises:
+            DatasetError: also if it holds another environment.
+        """
+        if not Path(path).exists():
+            return cls.create(path, environment=environment, action_meanings=action_meanings)
+        dataset = cls.open(path, writable=True)
+        try:
+            dataset.check_environment(environment)
+        except DatasetError:
+            dataset.close()
+            raise
+        return dataset
+
+    def close(self) -> None:
+        """Let others write; reading goes on working."""
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def check_environment(self, environment: dict[str, Any]) -> None:
+        """Refuse another environment, or the same one with other settings.
+
+        Raises:
+            DatasetError: naming each setting that differs.
+        """
+        theirs, ours = self.environment, _plain(environment)
+        names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
+        if names:
+            names = ["id"] if "id" in names else names
+            differences = "; ".join(f"{name} is {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in names)
+            raise DatasetError(
+                f"the dataset holds another environment: {differences}",
+                where=self.path,
+                fix="Write to another dataset, or use the settings of this one.",
+            )
+
+    # What is in it
+
+    @property
+    def num_steps(self) -> int:
+        """Committed steps."""
+        return self._attributes["committed_steps"]
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes, the unfinished ones included."""
+        return len(self._ends)
+
+    @property
+    def num_actions(self) -> int:
+        """Actions of the environment."""
+        return len(self._attributes["action_meanings"])
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Mapping that says everything about the environment."""
+        return copy.deepcopy(self._attributes["environment"])
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """A copy of all attributes, as committed."""
+        return copy.deepcopy(self._attributes)
+
+    @property
+    def generation(self) -> tuple[str, int]:
+        """Changes whenever steps that were once committed may read differently: another dataset, or a rewind."""
+        return self._attributes["created"], self._attributes["rewinds"]
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """(episodes,) int64, the step after each episode's last; rising, the last is `num_steps`."""
+        return self._ends.copy()
+
+    def read(self, field: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Steps start..stop (all by default) of `observations`, `actions`, `rewards`, `terminations` or `truncations`.
+
+        Raises:
+            DatasetError: if chunks are unreadable.
+            ShapeError: if the steps are not all there.
+        """
+        stop = self.num_steps if stop is None else stop
+        if not 0 <= start <= stop <= self.num_steps:
+            raise ShapeError(f"steps {start} to {stop} of {self.num_steps} were asked for", where=self.path)
+        return self._read(field, _STEP_FIELDS[field], start, stop)
+
+    def scores(self) -> np.ndarray:
+        """(finished episodes,) float64, the sum of raw rewards of each. A lost life may have ended it."""
+        if not self.num_steps:
+            return np.zeros(0)
+        finished = (self.read("terminations") | self.read("truncations"))[self._ends - 1]
+        starts = np.concatenate([[0], self._ends[:-1]])
+        return np.add.reduceat(self.read("rewards").astype(np.float64), starts)[finished]
+
+    def summary(self) -> dict[str, Any]:
+        """What `iris info` shows; JSON-safe."""
+        scores = self.scores()
+        return {
+            "steps": self.num_steps,
+            "episodes": self.num_episodes,
+            "complete_episodes": len(scores),
+            "mean_score": float(scores.mean()) if len(scores) else None,
+            "mean_length": self.num_steps / self.num_episodes if self.num_episodes else None,
+            "environment": self._attributes["environment"].get("id"),
+            "environment_settings": self.environment,
+            "actions": self.num_actions,
+            "action_meanings": list(self._attributes["action_meanings"]),
+            "tokens": dict(self._attributes["tokens"]),
+            "size_bytes": sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()),
+            "created": self._attributes["created"],
+            "format_version": FORMAT_VERSION,
+        }
+
+    # Writing
+
+    def append(
+        self,
+        *,
+        observations: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminations: np.ndarray,
+        truncations: np.ndarray,
+        episode_lengths: Sequence[int],
+        extends_last: bool,
+        writer: str,
+        attributes: dict[str, Any] | None = None,
+    ) -> None:
+        """Add n steps in one commit: after a kill at any instant either all of them are there, or none.
+
+        Args:
+            observations: (n, 64, 64, 3) uint8, the frame each action was chosen on.
+            actions: (n,) integers in [0, num_actions).
+            rewards: (n,) raw.
+            terminations: (n,) bool, only the last step of an episode may have one.
+            truncations: (n,) bool, likewise.
+            episode_lengths: steps of each consecutive piece of an episode; their sum is n.
+            extends_last: whether the first piece goes on with the last, unfinished episode of the dataset.
+            writer: who collected these steps; only the same may rewind them.
+            attributes: JSON-safe, committed with the steps; others stay as they are.
+
+        Raises:
+            DatasetError: if the dataset is not open for writing, or cannot be written.
+            ShapeError: if the arguments do not fit together.
+        """
+        arrays = {
+            "observations": observations,
+            "actions": actions,
+            "rewards": rewards,
+            "terminations": terminations,
+            "truncations": truncations,
+        }
+        steps = len(actions)
+        self._check_steps(arrays, episode_lengths, extends_last)
+        start = self.num_steps
+        ends = np.concatenate(
+            [self._ends[:-1] if extends_last else self._ends, start + np.cumsum(episode_lengths, dtype=np.int64)]
+        )
+        writers = self._attributes["writers"]
+        if steps and (not writers or writers[-1]["who"] != writer):
+            writers = [*writers, {"start": start, "who": writer}]
+        if steps:
+            for name, values in arrays.items():
+                self._write(name, _FIELDS[name], start, values)
+            self._write("episode_ends", _FIELDS["episode_ends"], 0, ends)
+        own = _own_only(attributes or {})
+        self._commit({**own, "committed_steps": start + steps, "committed_episodes": len(ends), "writers": writers})
+        self._ends = ends
+
+    def rewind(self, steps: int, *, writer: str, attributes: dict[str, Any] | None = None) -> None:
+        """Drop everything after the first `steps` steps; an episode that is cut becomes unfinished.
+
+        Args:
+            steps: at most `num_steps`.
+            writer: who wrote the steps that are dropped.
+            attributes: restored in the same commit.
+
+        Raises:
+            DatasetError: if there are fewer steps, or someone else wrote any of those to drop.
+        """
+        if not 0 <= steps <= self.num_steps:
+            raise DatasetError(
+                f"the dataset has {self.num_steps} steps, but {steps} are needed",
+                where=self.path,
+                fix="It is not the one this run wrote, or an older copy of it.",
+            )
+        writers = self._attributes["writers"]
+        stops = [later["start"] for later in writers[1:]] + [self.num_steps]
+        for stop, entry in zip(stops, writers, strict=True):
+            if stop > steps and entry["who"] != writer:
+                raise DatasetError(
+                    f"steps after {steps} were collected by {entry['who']}, and {writer} may not drop them",
+                    where=self.path,
+                    fix="Use a dataset of its own for each run that collects.",
+                )
+        cut = steps < self.num_steps
+        ends = np.append(self._ends[self._ends < steps], steps) if steps else self._ends[:0]
+        tokens = {name: min(length, steps) for name, length in self._attributes["tokens"].items()}
+        self._commit(
+            {
+                **_own_only(attributes or {}),
+                "committed_steps": steps,
+                "committed_episodes": len(ends),
+                "rewinds": self._attributes["rewinds"] + cut,
+                "writers": [entry for entry in writers if entry["start"] < steps],
+                "tokens": tokens,
+            }
+        )
+        self._ends = ends
+
+    # Tokens
+
+    def tokens_length(self, fingerprint: str) -> int:
+        """Steps whose tokens of this tokenizer are stored."""
+        return self._attributes["tokens"].get(fingerprint, 0)
+
+    def read_tokens(self, fingerprint: str) -> np.ndarray | None:
+        """(tokens_length, K) int64, or None if there are none.
+
+        Raises:
+            DatasetError: if they are unreadable.
+        """
+        length = self.tokens_length(fingerprint)
+        if not length:
+            return None
+        return self._read(f"tokens/{fingerprint}", None, 0, length).astype(np.int64)
+
+    def write_tokens(self, fingerprint: str, start: int, tokens: np.ndarray) -> None:
+        """Store the tokens of the next steps and commit them.
+
+        Args:
+            fingerprint: of the tokenizer that made them.
+            start: the first of them, which is `tokens_length(fingerprint)`.
+            tokens: (n, K) integers in [0, 65535].
+
+        Raises:
+            DatasetError: if the dataset is not open for writing, or cannot be written.
+            ShapeError: if the tokens leave a gap, go beyond the last step, or are no tokens.
+        """
+        length = self.tokens_length(fingerprint)
+        if tokens.ndim != 2 or start != length or start + len(tokens) > self.num_steps:
+            raise ShapeError(
+                f"tokens {tokens.shape} cannot be stored from step {start}: {length} are there, of {self.num_steps}"
+            )
+        if not np.can_cast(tokens.dtype, np.int64) or (tokens.size and not 0 <= tokens.min() <= tokens.max() <= 65535):
+            raise ShapeError("tokens must be whole numbers in [0, 65535]")
+        name, field = f"tokens/{fingerprint}", _Field("uint16", tokens.shape[1:], _TOKENS_CHUNK)
+        self._check_writable()
+        if not fingerprint.isalnum():
+            raise ShapeError(f"a fingerprint is letters and digits, not {fingerprint!r}")
+        if not length:
+            shutil.rmtree(self.path / name, ignore_errors=True)  # of a killed write
+            _create_array(zarr.open_group(self.path, mode="r+", use_consolidated=False), name, field)
+        self._write(name, field, start, tokens)
+        self._commit({"tokens": {**self._attributes["tokens"], fingerprint: start + len(tokens)}})
+
+    # Private
+
+    def _check(self) -> None:
+        """Read the ends, and check that all that is committed has its files; frames are only read when asked for."""
+        for name, field in _STEP_FIELDS.items():
+            self._check_array(name, field, self.num_steps)
+        for fingerprint, length in self._attributes["tokens"].items():
+            self._check_array(f"tokens/{fingerprint}", None, length)
+        episodes = self._attributes["committed_episodes"]
+        self._check_array("episode_ends", _FIELDS["episode_ends"], episodes)
+        # A kill while the last episode was extended leaves its later end.
+        ends = np.minimum(self._read("episode_ends", _FIELDS["episode_ends"], 0, episodes), self.num_steps)
+        if np.any(np.diff(ends, prepend=0) <= 0) or (ends[-1] if episodes else 0) != self.num_steps:
+            raise self._damaged("episode_ends", "do not cover the steps")
+        self._ends = ends
+
+    def _check_array(self, name: str, field: _Field | None, length: int) -> None:
+        array = self._array(name, field)
+        if array.shape[0] < length:
+            raise self._damaged(name, f"has {array.shape[0]} of {length}")
+        files = set(os.listdir(self.path / name))  # zarr reads a missing chunk as zeros
+        suffix = ".0" * (array.ndim - 1)
+        missing = [c for c in range(-(-length // array.chunks[0])) if f"c.{c}{suffix}" not in files]
+        if missing:
+            raise self._damaged(name, f"lacks {len(missing)} chunks, the first is {missing[0]}")
+
+    def _array(self, name: str, field: _Field | None) -> zarr.Array[Any]:
+        try:
+            # Every chunk is written, also one of zeros, so that a missing one is known to be lost.
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                array = zarr.open_array(self.path / name, mode="r" if self._unlock is None else "r+", zarr_format=3)
+        except _DAMAGE as error:
+            raise self._damaged(name, f"cannot be opened: {error}") from None
+        if field is not None and (array.dtype != field.dtype or array.shape[1:] != field.item_shape):
+            raise self._damaged(name, f"has dtype {array.dtype} and shape {array.shape}")
+        if field is None and (array.dtype != "uint16" or array.ndim != 2):
+            raise self._damaged(name, f"has dtype {array.dtype} and shape {array.shape}")
+        return array
+
+    def _read(self, name: str, field: _Field | None, start: int, stop: int) -> np.ndarray:
+        array = self._array(name, field)
+        try:
+            return np.asarray(array[start:stop])
+        except _DAMAGE as error:
+            raise self._damaged(name, f"has unreadable chunks: {error}") from None
+
+    def _write(self, name: str, field: _Field, start: int, values: np.ndarray) -> None:
+        """Put values at `start`, and cut what lies after them: leftovers of a killed write or a rewind."""
+        self._check_writable()
+        array = self._array(name, field)
+        try:
+            array.resize((start + len(values), *field.item_shape))
+            array[start:] = np.asarray(values, dtype=field.dtype)
+        except _DAMAGE as error:
+            raise DatasetError(f"the array {name} cannot be written: {error}", where=self.path) from None
+
+    def _commit(self, changes: dict[str, Any]) -> None:
+        """Make it count: all attributes are one file, which zarr replaces by a rename."""
+        self._check_writable()
+        attributes = self._attributes | _plain(changes)
+        try:
+            zarr.open_group(self.path, mode="r+", use_consolidated=False).update_attributes(attributes)
+        except _DAMAGE as error:
+            raise DatasetError(f"the attributes cannot be written: {error}", where=self.path) from None
+        self._attributes = attributes
+
+    def _check_writable(self) -> None:
+        if self._unlock is None:
+            raise DatasetError("the dataset is not open for writing", where=self.path)
+
+    def _check_steps(self, arrays: dict[str, np.ndarray], episode_lengths: Sequence[int], extends_last: bool) -> None:
+        steps = len(arrays["actions"])
+        for name, values in arrays.items():
+            expected = (steps, *_FIELDS[name].item_shape)
+            if values.shape != expected:
+                raise ShapeError(f"{name} must have shape {expected}, got {values.shape}")
+            if not np.can_cast(values.dtype, _FIELDS[name].dtype, "same_kind"):
+                raise ShapeError(f"{name} must be {_FIELDS[name].dtype}, got {values.dtype}")
+        if sum(episode_lengths) != steps or any(length < 1 for length in episode_lengths):
+            raise ShapeError(f"episodes of {list(episode_lengths)} steps do not make up {steps} steps")
+        if steps and not 0 <= arrays["actions"].min() <= arrays["actions"].max() < self.num_actions:
+            raise ShapeError(f"actions must lie in [0, {self.num_actions})")
+        over = np.flatnonzero(arrays["terminations"] | arrays["truncations"]) + 1
+        if not np.isin(over, np.cumsum(episode_lengths)).all():
+            raise ShapeError("only the last step of an episode may end it")
+        if extends_last and not (steps and self.num_steps and not self._last_is_finished()):
+            raise ShapeError("there is no unfinished episode to extend, or nothing to extend it with")
+
+    def _last_is_finished(self) -> bool:
+        last = self.num_steps - 1
+        return bool(self.read("terminations", last)[0] or self.read("truncations", last)[0])
+
+    def _damaged(self, name: str, how: str) -> DatasetError:
+        return DatasetError(
+            f"the dataset is damaged: {name} {how}", where=self.path, fix="Restore it from a copy, or collect it anew."
+        )
+
+
+def _create_array(group: zarr.Group, name: str, field: _Field) -> None:
+    group.create_array(
+        name,
+        shape=(0, *field.item_shape),
+        chunks=(field.chunk, *field.item_shape),
+        dtype=field.dtype,
+        compressors=ZstdCodec(level=1, checksum=True),
+        chunk_key_encoding={"name": "default", "separator": "."},  # all chunks in one folder
+        fill_value=False if field.dtype == "bool" else 0,
+    )
+
+
+def _read_attributes(path: Path) -> dict[str, Any]:
+    """The attributes of a dataset of ours, checked.
+
+    Raises:
+        DatasetError: if it is not one.
+    """
+    if not path.exists():
+        raise DatasetError("there is no dataset", where=path, fix="Collect one: iris collect --env Pong")
+    try:
+        metadata = json.loads((path / "zarr.json").read_bytes())
+        if metadata["node_type"] != "group":
+            raise DatasetError("this is a Zarr array, but a dataset is a Zarr group", where=path)
+        attributes = metadata.get("attributes", {})
+        ours = attributes.get("format") == FORMAT
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError("this is not a Zarr v3 group", where=path, fix="Name a dataset: data/pong.zarr") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DatasetError("the dataset is damaged: zarr.json is unreadable", where=path) from None
+    if not ours:
+        raise DatasetError("this is a Zarr group, but not a dataset of this program", where=path)
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise DatasetError(
+            f"the dataset has format version {attributes.get('format_version')}, this program reads {FORMAT_VERSION}",
+            where=path,
+            fix="Use the version of the program that wrote it.",
+        )
+    if not _is_complete(attributes):
+        raise DatasetError("the dataset is damaged: its attributes are not whole", where=path)
+    return attributes
+
+
+def _is_complete(attributes: dict[str, Any]) -> bool:
+    def is_count(value: object) -> bool:
+        return type(value) is int and value >= 0
+
+    return (
+        all(name in attributes for name in RESERVED)
+        and all(is_count(attributes[name]) for name in ("committed_steps", "committed_episodes", "rewinds"))
+        and isinstance(attributes["created"], str)
+        and isinstance(attributes["environment"], dict)
+        and isinstance(attributes["action_meanings"], list)
+        and isinstance(attributes["writers"], list)
+        and all(
+            isinstance(entry, dict) and is_count(entry.get("start")) and "who" in entry
+            for entry in attributes["writers"]
+        )
+        and isinstance(attributes["tokens"], dict)
+        and all(name.isalnum() and is_count(length) for name, length in attributes["tokens"].items())
+    )
+
+
+def _take_lock(path: Path) -> int:
+    """Become the one writer of a dataset, until the descriptor that is returned is closed or the process ends.
+
+    Raises:
+        DatasetError: if another process, or this one elsewhere, writes to it.
+    """
+    try:
+        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise DatasetError(f"the dataset cannot be written: {error}", where=path) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
+        os.close(descriptor)
+        raise DatasetError(
+            f"process {holder or 'unknown'} is writing to the dataset",
+            where=path,
+            fix="Wait until it is done, or stop it.",
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _own_only(attributes: dict[str, Any]) -> dict[str, Any]:
+    reserved = sorted(attributes.keys() & set(RESERVED))
+    if reserved:
+        raise ShapeError(f"the attributes {reserved} belong to the dataset itself")
+    return attributes
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """The same as it will be read back: tuples become lists."""
+    return json.loads(json.dumps(values))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"iris-wm": VERSION}
+    for package in ("zarr", "numpy", "gymnasium", "ale-py", "pillow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

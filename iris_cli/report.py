@@ -1,0 +1,21 @@
+"""What a stage returns: its figures and the files it wrote. The CLI shows it, the pipeline logs it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The outcome of one stage.
+
+    Attributes:
+        stage: its name, as typed.
+        figures: name -> number or word, in the order to show them.
+        files: what it wrote, by what it is.
+        notes: plain sentences a reader should not miss, such as an untrained component.
+    """
+
+    stage: str
+    figures: dict[str, float | int | str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

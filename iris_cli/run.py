@@ -1,0 +1,435 @@
+"""A run: one agent, its optimizers, counters and random states, in a directory that can be killed at any instant.
+
+    runs/pong/
+      run.yaml             agent, environment, seed, every resolved setting, versions
+      checkpoints/         see checkpoints.py
+      metrics.jsonl        one line per report of a stage
+      media/  reports/
+
+Weights cross stages only through `Run`. Replay, tokens and models stay warm in it while a pipeline runs in one process.
+"""
+
+import base64
+import hashlib
+import json
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iris_cli.agents import build, config_for, section_presets_for
+from iris_cli.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint, write_atomically, write_checkpoint
+from iris_cli.config import dump_yaml, load_yaml, to_mapping, updated
+from iris_cli.envs.spec import EnvSpec
+from iris_cli.errors import ConfigError, RunError
+from iris_cli.learn.optimizers import make_optimizer
+from iris_cli.replay.dataset import Dataset
+from iris_cli.replay.segments import Replay
+from iris_cli.version import VERSION
+
+FORMAT = 1
+SAVE_SECONDS = 60.0  # between two checkpoints inside a stage or a pipeline
+COMPONENTS = ("tokenizer", "dynamics", "actor_critic")
+TOKENIZE_BLOCK = 1024  # frames encoded between two looks at the clock
+
+
+@dataclass
+class Progress:
+    """A training stage under way: enough to go on after a kill, bit for bit.
+
+    Attributes:
+        stage: its name.
+        done, total: updates.
+        draws: CPU generator of batches, so that draws do not depend on the device.
+        dreams: generator of imagined samples, on the training device.
+    """
+
+    stage: str
+    done: int
+    total: int
+    draws: torch.Generator
+    dreams: torch.Generator
+
+
+class Run:
+    """An agent's run directory, opened. Make one with `Run.create` or `Run.open`."""
+
+    def __init__(self, directory: Path, card: dict[str, Any], config: Any, device: torch.device) -> None:
+        self.directory = directory
+        self.card = card
+        self.config = config
+        self.device = device
+        self.agent_name: str = card["agent"]
+        self.seed: int = card["seed"]
+        self.dataset_path = Path(card["dataset"])
+        self.environment = EnvSpec.from_mapping(card["environment"])
+        torch.manual_seed(self.seed)
+        self.agent = build(self.agent_name, config, card["num_actions"]).to(device).eval()
+        self.updates = dict.fromkeys(COMPONENTS, 0)
+        self.tokenizer_loss: str | None = None  # "published" | "weights-free", once trained
+        self.cursor: dict[str, Any] | None = None  # where a pipeline stands
+        self.collected: dict[str, Any] = {"steps": 0, "collector": None}  # the dataset as of the last checkpoint
+        self.progress: Progress | None = None
+        self.checkpoint_number = 0
+        self.round: int | None = None  # of the pipeline that is being carried out, for metrics
+        self._invocations: dict[str, int] = {}
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._optimizer_states: dict[str, Any] = {}
+        self._saved_progress: dict[str, Any] | None = None
+        self._metrics_bytes: int | None = None
+        self._saved_at = time.monotonic()
+        self._replay: Replay | None = None
+        self._tokens_of: tuple[str, int] | None = None
+
+    # -- making and opening ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        *,
+        agent: str,
+        config: Any,
+        environment: EnvSpec,
+        num_actions: int,
+        dataset: Path,
+        seed: int,
+        device: torch.device,
+        weights: dict[str, Tensor] | None = None,
+        imported: dict[str, str] | None = None,
+    ) -> "Run":
+        """Make a run and its first checkpoint, with fresh weights (from `seed`) unless some are given.
+
+        Args:
+            directory: must not hold a run.
+            agent, config: its name and settings.
+            environment, num_actions: what it plays.
+            dataset: path, need not exist yet.
+            seed: of weights, games and draws.
+            device: where it lives.
+            weights: of the whole agent, instead of fresh ones.
+            imported: where those came from; all components then count as trained.
+
+        Raises:
+            RunError: if the directory already holds a run.
+        """
+        if (directory / "run.yaml").exists():
+            raise RunError("there is a run already", where=directory, fix="Name another with --run.")
+        card = {
+            "format": FORMAT,
+            "id": uuid.uuid4().hex,
+            "agent": agent,
+            "environment": environment.to_mapping(),
+            "num_actions": num_actions,
+            "dataset": str(dataset),
+            "seed": seed,
+            "config": to_mapping(config),
+            "versions": {"iris-wm": VERSION, "torch": torch.__version__, "python": platform.python_version()},
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **({"imported": imported} if imported else {}),
+        }
+        draft = directory.with_name(f".{directory.name}.partial")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        run = cls(draft, card, config, device)
+        if weights is not None:
+            run.agent.load_state_dict(weights)
+        run.save()
+        write_atomically(draft / "run.yaml", dump_yaml(card))
+        if directory.exists() and not any(directory.iterdir()):
+            directory.rmdir()
+        try:
+            draft.rename(directory)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise RunError("the directory holds other files", where=directory, fix="Name another with --run.") from None
+        run.directory = directory
+        return run
+
+    @classmethod
+    def open(cls, directory: Path, *, device: torch.device, training: bool = False) -> "Run":
+        """Open a run at its latest checkpoint.
+
+        Args:
+            directory: of the run.
+            device: where the agent goes.
+            training: whether optimizer states are wanted.
+
+        Raises:
+            RunError: if it is missing, damaged or written by another format.
+        """
+        card = read_card(directory)
+        try:
+            published = config_for(card["agent"])
+            config = updated(published, card["config"], where=lambda *keys: str(directory / "run.yaml"), presets={})
+            run = cls(directory, card, config, device)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"run.yaml lacks or spoils {error}", where=directory) from None
+        path = latest_checkpoint(directory / "checkpoints")
+        if path is None:
+            raise RunError("the run has no checkpoint", where=directory)
+        run._load(path, optimizers=training)
+        return run
+
+    def _load(self, path: Path, *, optimizers: bool) -> None:
+        checkpoint = read_checkpoint(path, self.device, optimizers=optimizers)
+        state = checkpoint.state
+        try:
+            self.agent.load_state_dict(checkpoint.weights)
+            self.updates = dict(state["updates"])
+            self.tokenizer_loss = state["tokenizer_loss"]
+            self.cursor, self.collected = state["cursor"], state["collected"]
+            self.checkpoint_number = state["number"]
+            self._invocations, self._saved_progress = state["invocations"], state["progress"]
+            self._metrics_bytes = state["metrics_bytes"]
+            self._optimizer_states = checkpoint.optimizers
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(f"the checkpoint does not fit run.yaml ({reason})", where=path) from None
+
+    # -- saving ------------------------------------------------------------------------------------------------------
+
+    def save(self) -> Path:
+        """Write a checkpoint: weights, optimizers, random states, counters and the dataset's length, as one unit."""
+        self.checkpoint_number += 1
+        optimizers = {**self._optimizer_states, **{name: opt.state_dict() for name, opt in self._optimizers.items()}}
+        state = {
+            "format": FORMAT,
+            "number": self.checkpoint_number,
+            "updates": self.updates,
+            "tokenizer_loss": self.tokenizer_loss,
+            "invocations": self._invocations,
+            "progress": self._progress_state(),
+            "cursor": self.cursor,
+            "collected": self.collected,
+            "metrics_bytes": self._metrics_bytes or 0,
+            "time": time.time(),
+        }
+        weights = dict(self.agent.state_dict())
+        path = write_checkpoint(
+            self.directory / "checkpoints", self.checkpoint_number, Checkpoint(weights, optimizers, state)
+        )
+        self._saved_at = time.monotonic()
+        return path
+
+    def save_if_due(self) -> None:
+        """Save if the last checkpoint is older than `SAVE_SECONDS`."""
+        if time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            self.save()
+
+    def log(self, **metrics: Any) -> None:
+        """Append a line to metrics.jsonl; lines written after the checkpoint a run was opened at are dropped first."""
+        path = self.directory / "metrics.jsonl"
+        line = json.dumps({"time": round(time.time(), 3), "round": self.round, **metrics}) + "\n"
+        with path.open("ab") as file:
+            if self._metrics_bytes is not None and file.tell() > self._metrics_bytes:
+                file.truncate(self._metrics_bytes)
+            file.write(line.encode())
+            self._metrics_bytes = file.tell()
+
+    def change(self, changes: dict[str, Any], *, where: Callable[..., str]) -> list[str]:
+        """Change settings of how a component learns, in run.yaml too; sentences that say what changed.
+
+        Raises:
+            ConfigError: for an unknown setting, or one that is part of the network.
+        """
+        config = updated(self.config, changes, where=where, presets=section_presets_for(self.agent_name))
+        sentences = []
+        for component in COMPONENTS:
+            old, new = getattr(self.config, component), getattr(config, component)
+            for name, value in to_mapping(new).items():
+                before = to_mapping(old)[name]
+                if value == before or name == "preset":
+                    continue
+                if name not in new.MUTABLE:
+                    raise ConfigError(
+                        f"{component}.{name} is {before} in this run and part of its network, so it cannot become {value}",
+                        where=self.directory, fix="Start another run: --run runs/NAME.",
+                    )  # fmt: skip
+                sentences.append(f"{component}.{name}: {before} -> {value}")
+        if sentences:
+            self.config = config
+            self.agent.configure(config)
+            self._optimizers.clear()
+            self.card["config"] = to_mapping(config)
+            write_atomically(self.directory / "run.yaml", dump_yaml(self.card))
+        return sentences
+
+    def is_trained(self, component: str) -> bool:
+        """Whether a component has seen any update, here or where it was imported from."""
+        return self.updates[component] > 0 or "imported" in self.card
+
+    @property
+    def writer(self) -> str:
+        """The name that datasets know this run by."""
+        return f"run {self.card['id']}"
+
+    # -- what stages work with ---------------------------------------------------------------------------------------
+
+    def dataset(self) -> Dataset:
+        """The run's dataset, for reading."""
+        return Dataset.open(self.dataset_path)
+
+    def replay(self) -> Replay:
+        """All steps of the dataset on the training device, up to date."""
+        if self._replay is None:
+            self._replay = Replay(self.device)
+        self._replay.refresh(self.dataset())
+        return self._replay
+
+    def tokenized_replay(self, on_block: Callable[[int], None] = lambda frames: None) -> Replay:
+        """The replay with tokens of the present tokenizer: from the dataset's store, or encoded now, never stale."""
+        replay, fingerprint = self.replay(), self.agent.tokenizer.fingerprint()
+        if self._tokens_of != (fingerprint, replay.num_steps):
+            stored = self.dataset().read_tokens(fingerprint)
+            parts = [] if stored is None else [torch.from_numpy(stored.astype(np.int64))[: replay.num_steps]]
+            start = sum(map(len, parts))
+            for begin in range(start, replay.num_steps, TOKENIZE_BLOCK):
+                parts.append(self.encode_steps(begin, min(begin + TOKENIZE_BLOCK, replay.num_steps)))
+                on_block(len(parts[-1]))
+            replay.set_tokens(torch.cat([part.to(self.device) for part in parts]))
+            self._tokens_of = (fingerprint, replay.num_steps)
+        return replay
+
+    def encode_steps(self, start: int, stop: int) -> Tensor:
+        """Tokens (stop - start, K) int64 of steps of the replay."""
+        assert self._replay is not None
+        return self.agent.tokenizer.encode(self._replay.frames_at(slice(start, stop)))
+
+    def optimizer(self, component: str) -> torch.optim.Optimizer:
+        """The component's optimizer, with its state from the checkpoint."""
+        if component not in self._optimizers:
+            optimizer = make_optimizer(getattr(self.agent, component), getattr(self.config, component))
+            if component in self._optimizer_states:
+                fresh = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+                optimizer.load_state_dict(self._optimizer_states[component])
+                for group, settings in zip(optimizer.param_groups, fresh, strict=True):
+                    group.update(lr=settings["lr"], weight_decay=settings["weight_decay"])
+            self._optimizers[component] = optimizer
+        return self._optimizers[component]
+
+    def fingerprint(self) -> str:
+        """16 hex digits of all weights: which agent a report is about."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.agent.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    # -- stages under way --------------------------------------------------------------------------------------------
+
+    def resumable(self, stage: str) -> dict[str, Any] | None:
+        """The saved progress of `stage`, if the last checkpoint was written in the middle of it."""
+        saved = self._saved_progress
+        return saved if saved is not None and saved["stage"] == stage else None
+
+    def begin(self, stage: str, total: int) -> Progress:
+        """Start a stage of `total` updates with its own random streams, or go on with the one a kill left open."""
+        saved = self.resumable(stage)
+        if saved is not None and saved["total"] == total:
+            progress = Progress(stage, saved["done"], total, torch.Generator(), torch.Generator(device=self.device))
+            progress.draws.set_state(_decoded(saved["draws"]))
+            progress.dreams.set_state(_decoded(saved["dreams"]))
+            torch.set_rng_state(_decoded(saved["torch"]))
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(_decoded(saved["cuda"]), self.device)
+        else:
+            draws, dreams, layers = self.seeds(stage, 3)
+            device_draws = torch.Generator(device=self.device).manual_seed(dreams)
+            progress = Progress(stage, 0, total, torch.Generator().manual_seed(draws), device_draws)
+            torch.manual_seed(layers)
+        self._saved_progress, self.progress = None, progress
+        return progress
+
+    def end(self, stage: str) -> None:
+        """The stage is complete: its next start draws from new random streams."""
+        self.progress = self._saved_progress = None
+        self._invocations[stage] = self._invocations.get(stage, 0) + 1
+
+    def seeds(self, stage: str, count: int) -> list[int]:
+        """Seeds for the present start of `stage`, a function of the run's seed and how often it has run."""
+        words = [self.seed, int.from_bytes(stage.encode(), "little"), self._invocations.get(stage, 0)]
+        state = np.random.SeedSequence(words).generate_state(count, np.uint64)
+        return [int(seed) >> 1 for seed in state]
+
+    def _progress_state(self) -> dict[str, Any] | None:
+        progress = self.progress
+        if progress is None:
+            return self._saved_progress
+        state = {
+            "stage": progress.stage,
+            "done": progress.done,
+            "total": progress.total,
+            "draws": _encoded(progress.draws.get_state()),
+            "dreams": _encoded(progress.dreams.get_state()),
+            "torch": _encoded(torch.get_rng_state()),
+        }
+        if self.device.type == "cuda":
+            state["cuda"] = _encoded(torch.cuda.get_rng_state(self.device))
+        return state
+
+
+def read_card(directory: Path) -> dict[str, Any]:
+    """run.yaml as plain values.
+
+    Raises:
+        RunError: if this is no run, or one of another format or agent.
+    """
+    path = directory / "run.yaml"
+    if not path.exists():
+        what = "there is no run here" if directory.exists() else "there is no such run"
+        raise RunError(what, where=directory, fix="Training makes one: iris train-tokenizer data/NAME.zarr")
+    card = load_yaml(path).data
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        found = card.get("format") if isinstance(card, dict) else None
+        raise RunError(f"run.yaml has format {found}, but this program reads format {FORMAT}", where=path)
+    config_for(card.get("agent", ""))
+    return card
+
+
+def newest_run(root: Path = Path("runs")) -> Path:
+    """The run under `root` that was saved last.
+
+    Raises:
+        RunError: if there is none.
+    """
+    saved = sorted(root.glob("*/checkpoints/latest"), key=lambda path: path.stat().st_mtime)
+    if not saved:
+        raise RunError("there is no run yet", where=root, fix="Training makes one: iris train-tokenizer data/NAME.zarr")
+    return saved[-1].parent.parent
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: if the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device '{name}' cannot be used ({reason})", where="--device", fix="Choose auto, cpu or cuda."
+        ) from None
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return device
+
+
+def _encoded(state: Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+def _decoded(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

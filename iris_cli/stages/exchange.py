@@ -1,0 +1,96 @@
+"""`iris import-checkpoint` and `iris export-checkpoint`: published weights become a run, and back."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from iris_cli.agents import build, section_presets_for
+from iris_cli.agents.iris.checkpoint import config_from_state_dict, load_published, read_published, to_published
+from iris_cli.config import convert, parse_assignments, updated
+from iris_cli.envs.spec import training_spec
+from iris_cli.errors import CheckpointError
+from iris_cli.nn.lpips import load_lpips
+from iris_cli.open_run import actions_of
+from iris_cli.report import Report
+from iris_cli.run import Run, choose_device
+
+
+def import_checkpoint(
+    source: Path,
+    *,
+    env: str,
+    run: Path | None = None,
+    dataset: Path | None = None,
+    device: str = "auto",
+    assignments: tuple[str, ...] = (),
+) -> Report:
+    """Make a run of a state dict as the published trainer writes it.
+
+    Args:
+        source: last.pt, with or without the perceptual network's keys; with them, further training uses it.
+        env: the game it was trained on, which the file does not name.
+        run, dataset: paths; by default runs/ and data/ with the game's name.
+        device: for the run that is returned.
+        assignments: settings in place of those read off the file, such as dynamics.heads=2.
+
+    Raises:
+        CheckpointError: if the file is no such state dict, or the game has another number of actions.
+    """
+    environment, changes = training_spec(env), parse_assignments(assignments)
+    state = read_published(source)
+    heads = changes.get("dynamics", {}).get("heads")
+    heads = None if heads is None else convert(heads, int, where="--set", name="dynamics.heads")
+    config, num_actions = config_from_state_dict(state, heads=heads)
+    config = updated(
+        config, changes, where=lambda *keys: "--set " + ".".join(keys), presets=section_presets_for("iris")
+    )
+    if actions_of(environment) != num_actions:
+        raise CheckpointError(
+            f"the checkpoint has {num_actions} actions, but {environment.name} has {actions_of(environment)}",
+            where=source,
+        )
+    agent = build("iris", config, num_actions)
+    load_published(agent, state)
+    directory = run or Path("runs") / environment.stem
+    imported = Run.create(
+        directory, agent="iris", config=config, environment=environment, num_actions=num_actions,
+        dataset=dataset or Path("data") / f"{environment.stem}.zarr", seed=0, device=choose_device(device),
+        weights=agent.state_dict(),
+        imported={"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+    )  # fmt: skip
+    perceptual = any(name.startswith("tokenizer.lpips.") for name in state)
+    if perceptual:
+        path = directory / "lpips.safetensors"
+        save_file(load_lpips(source).state_dict(), path)
+        imported.change({"tokenizer": {"lpips": str(path)}}, where=lambda *keys: str(directory))
+    figures: dict[str, float | int | str] = {
+        "environment": environment.name,
+        "actions": num_actions,
+        "parameters": sum(parameter.numel() for parameter in agent.parameters()),
+        "perceptual_weights": "in the file, kept" if perceptual else "not in the file",
+    }
+    return Report(stage="import-checkpoint", figures=figures, files={"run": directory})
+
+
+def export_checkpoint(run: Run, target: Path) -> Report:
+    """Write a run's weights as the published trainer would, with the perceptual network where the run has one.
+
+    Raises:
+        CheckpointError: if the run's networks have no place in that format, or the file cannot be written.
+    """
+    lpips = Path(run.config.tokenizer.lpips)
+    state = to_published(run.agent, load_lpips(lpips) if lpips.is_file() else None)
+    draft = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, draft)
+        draft.replace(target)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"the file cannot be written ({error})", where=target) from None
+    figures: dict[str, float | int | str] = {
+        "entries": len(state),
+        "perceptual_weights": "included" if lpips.is_file() else "not included; the published program needs them",
+    }
+    return Report(stage="export-checkpoint", figures=figures, files={"checkpoint": target})

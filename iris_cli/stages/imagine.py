@@ -1,0 +1,225 @@
+"""`iris imagine`: watch dreams of the agent beside what the real game does under the same actions from the same
+start.
+
+Three columns: the real frame, its reconstruction, and the imagined frame. A dream starts after some real steps, of
+which it reads the last few; from then on it sees nothing of the real game.
+"""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iris_cli import console, interrupts
+from iris_cli.envs.vector import VectorEnv
+from iris_cli.errors import ConfigError, Interrupted, RunError
+from iris_cli.learn.acting import Actor
+from iris_cli.nn.sampling import sample
+from iris_cli.render import Column, Film, compose, media_writer, write_media
+from iris_cli.report import Report
+from iris_cli.run import Run
+from iris_cli.stages.training import needs_training
+
+POLICIES = ("agent", "random", "dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imagine:
+    """What to dream and where to put it."""
+
+    render: Path = Path("imagined.mp4")  # .mp4, .gif or .png; in a pipeline relative to the run's media/
+    steps: int = 100  # imagined steps
+    num: int = 3  # dreams, one row each
+    policy: str = "agent"  # agent: acts on what it dreams; random; dataset: the actions of stored episodes
+    context: int = 4  # real steps that the world model reads before the dream; published training uses 1
+    warm_up: int = 60  # real steps before the dream, at least; each dream starts up to as many later
+    temperature: float = 1.0  # of the policy
+    fps: float = 15.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ConfigError(f"'{self.policy}' is not one of {', '.join(POLICIES)}", where="imagine.policy")
+        if min(self.steps, self.num, self.context) < 1 or self.warm_up < 0:
+            raise ConfigError("steps, num and context must be at least 1", where="imagine")
+        media_writer(self.render)
+
+
+def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
+    """Render dreams of the run's agent to a file.
+
+    Args:
+        run: whose world model dreams.
+        settings: what to dream.
+        path: where to write; None is `settings.render`.
+
+    Raises:
+        RunError: if the tokenizer was never trained, or stored episodes are wanted and too short.
+    """
+    needs_training(run, "tokenizer")
+    begun = time.monotonic()
+    with console.progress("imagine", settings.num, "dreams") as bar:
+        films = []
+        for index in range(settings.num):
+            seeds = [int(s) >> 1 for s in np.random.SeedSequence([settings.seed, index]).generate_state(4)]
+            films.append(
+                _stored(run, settings, seeds) if settings.policy == "dataset" else _played(run, settings, seeds)
+            )
+            bar.advance()
+            if interrupts.requested():
+                raise Interrupted("imagine stopped; nothing was written.")
+    path = write_media(compose(films), path or settings.render, fps=settings.fps)
+    real, dreamt = (np.mean([_total(film.columns[index]) for film in films]) for index in (0, 2))
+    figures: dict[str, float | int | str] = {
+        "dreams": settings.num,
+        "steps": settings.steps,
+        "policy": settings.policy,
+        "mean_real_reward": float(real),
+        "mean_imagined_reward": float(dreamt),
+        "seconds": time.monotonic() - begun,
+    }
+    return Report(stage="imagine", figures=figures, files={"video": path}, notes=_notes(run, settings))
+
+
+def _notes(run: Run, settings: Imagine) -> tuple[str, ...]:
+    notes = []
+    if not run.is_trained("dynamics"):
+        notes.append(
+            "the dynamics has not been trained, so the imagined column is noise. "
+            f"Next: iris train-dynamics {run.dataset_path}"
+        )
+    if settings.policy == "agent" and not run.is_trained("actor_critic"):
+        notes.append(
+            "the actor-critic has not been trained, so it acts at random. "
+            f"Next: iris train-actor-critic {run.dataset_path}"
+        )
+    return tuple(notes)
+
+
+def _played(run: Run, settings: Imagine, seeds: list[int]) -> Film:
+    """A dream that starts in a real game; the real game then follows the dream's actions."""
+    draws, policy = torch.Generator().manual_seed(seeds[1]), torch.Generator(device=run.device).manual_seed(seeds[2])
+    actor = Actor(run.agent, 1, temperature=settings.temperature, epsilon=0.0, generators=[draws])
+    warm_up = settings.context - 1 + settings.warm_up + seeds[3] % (settings.warm_up + 1)
+    with closing(VectorEnv(run.environment.for_testing(), 1)) as envs:
+        frames, actions = [envs.reset([seeds[0]])[0].copy()], []
+        for _ in range(warm_up):
+            action = actor.act(frames[-1][None])
+            if settings.policy == "random":
+                action = torch.randint(run.agent.num_actions, (1,), generator=draws).numpy()
+            steps = envs.step(action)
+            actions.append(int(action[0]))
+            frames.append(steps.frames[0].copy())
+            if steps.terminations[0] or steps.truncations[0]:
+                frames, actions = [envs.reset([seeds[0] + len(frames)])[0].copy()], []
+                actor.forget(np.ones(1, bool))
+        known = min(settings.context, len(frames))
+        dream = _Dreamed(run, np.stack(frames[-known:]), actions[len(actions) - known + 1 :], policy)
+        memory, real = actor.memory, _Real(frames[-1])
+        for _ in range(settings.steps):
+            if settings.policy == "random":
+                action = torch.randint(run.agent.num_actions, (1,), generator=draws).numpy()
+            else:
+                with torch.no_grad():
+                    output = run.agent.actor_critic(dream.view, memory)
+                memory = output.memory
+                action = sample(output.logits_actions / settings.temperature, policy).cpu().numpy()
+            dream.step(int(action[0]))
+            real.step(envs, action)
+        return _film(run, real.column(), dream, envs.action_meanings)
+
+
+def _stored(run: Run, settings: Imagine, seeds: list[int]) -> Film:
+    """A dream that starts in a stored episode and follows its actions."""
+    dataset = run.dataset()
+    ends = dataset.episode_ends
+    starts = np.concatenate([[0], ends[:-1]])
+    need = settings.context + settings.steps
+    long_enough = np.flatnonzero(ends - starts >= need)
+    if not len(long_enough):
+        longest = int((ends - starts).max()) if len(ends) else 0
+        raise RunError(
+            f"{need} steps in a row are needed, but the longest stored episode has {longest}", where=run.dataset_path,
+            fix="Ask for fewer: --steps N.",
+        )  # fmt: skip
+    draws = np.random.default_rng(seeds[0])
+    episode = draws.choice(long_enough)
+    first = int(draws.integers(starts[episode], ends[episode] - need + 1))
+    frames, actions = dataset.read("observations", first, first + need), dataset.read("actions", first, first + need)
+    rewards = dataset.read("rewards", first, first + need)
+    generator = torch.Generator(device=run.device).manual_seed(seeds[2])
+    now = settings.context - 1
+    dream = _Dreamed(run, frames[: now + 1], actions[:now].tolist(), generator)
+    for action in actions[now:-1]:
+        dream.step(int(action))
+    column = Column(label="real", frames=frames[now:], rewards=np.append([0], rewards[now:-1]).astype(np.float32))
+    return _film(run, column, dream, dataset.attributes["action_meanings"])
+
+
+class _Real:
+    """What the real game shows and pays."""
+
+    def __init__(self, frame: np.ndarray) -> None:
+        self._frames, self._rewards, self._ends = [frame], [0.0], [False]
+
+    def step(self, envs: VectorEnv, action: np.ndarray) -> None:
+        if self._ends[-1]:
+            return
+        steps = envs.step(action)
+        self._frames.append(steps.frames[0].copy())
+        self._rewards.append(float(steps.rewards[0]))
+        self._ends.append(bool(steps.terminations[0] or steps.truncations[0]))
+
+    def column(self) -> Column:
+        return Column(
+            label="real", frames=np.stack(self._frames), rewards=np.array(self._rewards), ends=np.array(self._ends)
+        )
+
+
+class _Dreamed:
+    """A dream of one episode, and what it showed and paid."""
+
+    def __init__(self, run: Run, frames: np.ndarray, actions: list[int], generator: torch.Generator) -> None:
+        self._device = run.device
+        images = torch.from_numpy(frames).to(run.device).permute(0, 3, 1, 2)[None]  # (1, C, 3, 64, 64)
+        before = torch.tensor([actions], dtype=torch.int64, device=run.device)
+        self._dream = run.agent.begin_dream(images, None, before, generator)
+        self.actions: list[int] = []
+        self._views, self._rewards, self._ends = [self.view], [0.0], [False]
+
+    @property
+    def view(self) -> Tensor:
+        return self._dream.view
+
+    def step(self, action: int) -> None:
+        outcome = self._dream.step(torch.tensor([action], device=self._device))
+        self.actions.append(action)
+        self._views.append(self.view)
+        self._rewards.append(float(outcome.rewards[0]))
+        self._ends.append(bool(outcome.ends[0]))
+
+    def column(self) -> Column:
+        return Column(
+            label="imagined", frames=_pixels(torch.cat(self._views)), rewards=np.array(self._rewards),
+            ends=np.array(self._ends),
+        )  # fmt: skip
+
+
+def _film(run: Run, real: Column, dream: _Dreamed, meanings: list[str]) -> Film:
+    images = torch.from_numpy(np.ascontiguousarray(real.frames)).to(run.device).permute(0, 3, 1, 2)
+    seen = Column(label="reconstruction", frames=_pixels(run.agent.see(images)))
+    return Film(columns=(real, seen, dream.column()), actions=tuple(meanings[action] for action in dream.actions))
+
+
+def _pixels(views: Tensor) -> np.ndarray:
+    """(N, 3, 64, 64) in [0, 1] -> (N, 64, 64, 3) uint8."""
+    return (views.detach() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _total(column: Any) -> float:
+    return float(column.rewards[: column.length].sum())

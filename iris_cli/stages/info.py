@@ -1,0 +1,62 @@
+"""`iris info`: what is in a dataset or a run, without loading the agent."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from iris_cli.checkpoints import latest_checkpoint
+from iris_cli.errors import IrisError, RunError
+from iris_cli.replay.dataset import Dataset
+from iris_cli.run import read_card
+
+
+def info(path: Path) -> dict[str, Any]:
+    """Facts about a dataset or a run, as JSON-safe values.
+
+    Raises:
+        IrisError: if the path is neither.
+    """
+    if (path / "run.yaml").exists():
+        return _run(path)
+    if path.exists() and not (path / "zarr.json").exists():
+        raise IrisError("this is neither a dataset nor a run", where=path, fix="Name data/NAME.zarr or runs/NAME.")
+    with Dataset.open(path) as dataset:
+        return {"kind": "dataset", "path": str(path), **dataset.summary()}
+
+
+def _run(path: Path) -> dict[str, Any]:
+    card = read_card(path)
+    facts: dict[str, Any] = {
+        "kind": "run",
+        "path": str(path),
+        "agent": card["agent"],
+        "preset": card["config"]["preset"],
+        "environment": card["environment"]["id"],
+        "environment_settings": card["environment"],
+        "dataset": card["dataset"],
+        "seed": card["seed"],
+        "created": card["created"],
+        "versions": card["versions"],
+    }
+    checkpoint = latest_checkpoint(path / "checkpoints")
+    if checkpoint is not None:
+        try:
+            state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+            facts |= {
+                "checkpoint": checkpoint.name,
+                "updates": state["updates"],
+                "tokenizer_loss": state["tokenizer_loss"],
+                "collected_steps": state["collected"]["steps"],
+                "unfinished_stage": state["progress"]["stage"] if state["progress"] else None,
+                "pipeline_position": state["cursor"]["position"] if state["cursor"] else None,
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"the checkpoint cannot be read ({error})", where=checkpoint) from None
+    reports = sorted((path / "reports").glob("evaluate-*.json"), key=lambda file: file.stat().st_mtime)
+    if reports:
+        newest = json.loads(reports[-1].read_text(encoding="utf-8"))
+        facts["last_evaluation"] = {
+            "report": str(reports[-1]), "mean": newest["mean"], "episodes": len(newest["scores"]),
+            "human_normalised": newest["human_normalised"],
+        }  # fmt: skip
+    return facts

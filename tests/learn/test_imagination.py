@@ -1,0 +1,75 @@
+"""The imagination loop, with a policy and a dream of a few lines. No agent is needed."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from iris_cli.learn.imagination import imagine
+from iris_cli.learn.world import Outcome
+
+
+class CountingDream:
+    """Shows the number of steps taken, pays the action, ends at every third step."""
+
+    def __init__(self, batch: int) -> None:
+        self.steps, self.view = 0, torch.zeros(batch, 1)
+
+    def step(self, actions: Tensor, *, next_view: bool = True) -> Outcome:
+        assert next_view
+        self.steps += 1
+        self.view = torch.full_like(self.view, self.steps)
+        return Outcome(actions.float(), torch.full_like(actions, self.steps % 3 == 0, dtype=torch.bool), self.view)
+
+
+class Output(NamedTuple):
+    logits_actions: Tensor
+    values: Tensor
+    memory: Tensor
+
+
+class SummingPolicy(nn.Module):
+    """Its memory is the weighted sum of all views, which it also takes for the value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, views: Tensor, memory: Tensor) -> Output:
+        memory = memory + self.weight * views[:, 0]
+        return Output(torch.stack([memory, -memory, 0 * memory], 1), memory, memory)
+
+
+def run(horizon: int = 5, seed: int = 0, **settings: bool):
+    dream, policy = CountingDream(2), SummingPolicy()
+    generator = torch.Generator().manual_seed(seed)
+    return imagine(dream, policy, torch.zeros(2), horizon, generator, **settings), dream, policy
+
+
+def test_a_horizon_of_h_views_gives_h_minus_1_transitions_and_a_bootstrap() -> None:
+    rollout, dream, _ = run(horizon=5)
+
+    assert dream.steps == 4
+    assert rollout.values[0].tolist() == [0, 1, 3, 6]
+    assert rollout.bootstrap.tolist() == [10, 10]
+    assert rollout.ends[0].tolist() == [False, False, True, False]
+    assert torch.equal(rollout.rewards, rollout.actions.float())
+    assert rollout.logits_actions.shape == (2, 4, 3)
+
+
+def test_gradient_flows_through_the_memory_of_all_steps() -> None:
+    rollout, _, policy = run(horizon=5)
+
+    rollout.values[0, -1].backward()
+
+    assert policy.weight.grad == 0 + 1 + 2 + 3  # of one step alone it would be 3
+
+
+def test_the_generator_determines_the_actions() -> None:
+    assert torch.equal(run(seed=3)[0].actions, run(seed=3)[0].actions)
+
+
+def test_greedy_takes_the_most_probable_action() -> None:
+    rollout = run(greedy=True)[0]
+
+    assert torch.equal(rollout.actions, rollout.logits_actions.argmax(-1))

@@ -1,0 +1,95 @@
+"""The GPT and its cache."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from iris_cli.nn.transformer import Transformer
+
+BLOCK = 3
+
+
+def make(attention: str = "causal", **settings: object) -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(
+        layers=2, heads=2, width=8, max_tokens=12, attention=attention, tokens_per_block=BLOCK, **settings
+    ).eval()
+
+
+def read_in_pieces(transformer: Transformer, x: Tensor, sizes: list[int]) -> Tensor:
+    cache = transformer.new_cache(len(x))
+    return torch.cat([transformer(piece, cache) for piece in x.split(sizes, 1)], 1)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 12, [5, 1, 4, 2], [12]])
+@torch.no_grad()
+def test_cached_reading_equals_the_full_pass(sizes: list[int]) -> None:
+    transformer, x = make(), torch.randn(2, 12, 8)
+
+    pieces = read_in_pieces(transformer, x, sizes)
+
+    torch.testing.assert_close(pieces, transformer(x), atol=2e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_cached_reading_of_whole_blocks_equals_the_full_block_causal_pass() -> None:
+    transformer, x = make("block-causal"), torch.randn(2, 12, 8)
+
+    pieces = read_in_pieces(transformer, x, [BLOCK, 2 * BLOCK, BLOCK])
+
+    torch.testing.assert_close(pieces, transformer(x), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("attention", "reach"), [("causal", 4), ("block-causal", 3)])
+@torch.no_grad()
+def test_a_token_changes_only_what_may_see_it(attention: str, reach: int) -> None:
+    transformer, x = make(attention), torch.randn(1, 12, 8)
+    changed = x.clone()
+    changed[:, 4] += 1
+
+    differs = (transformer(x) != transformer(changed)).any(-1)[0]
+
+    assert differs.tolist() == [position >= reach for position in range(12)]
+
+
+@torch.no_grad()
+def test_a_reset_cache_forgets() -> None:
+    transformer, x = make(), torch.randn(2, 4, 8)
+    cache = transformer.new_cache(2)
+    transformer(torch.randn(2, 7, 8), cache)
+
+    cache.reset()
+
+    torch.testing.assert_close(transformer(x, cache), transformer(x), atol=2e-6, rtol=0)
+    assert cache.length == 4
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    x, gradients = torch.randn(2, 12, 8), []
+    for checkpointing in (False, True):
+        transformer = make(gradient_checkpointing=checkpointing, residual_dropout=0.5).train()
+        torch.manual_seed(1)
+        transformer(x).square().sum().backward()
+        gradients.append([parameter.grad for parameter in transformer.parameters()])
+
+    torch.testing.assert_close(*gradients)
+
+
+def test_dropout_of_every_kind_is_off_in_eval_mode() -> None:
+    transformer = make(embedding_dropout=0.5, attention_dropout=0.5, residual_dropout=0.5)
+    x = torch.randn(2, 12, 8)
+
+    assert torch.equal(transformer(x), transformer(x))
+    assert not torch.equal(transformer.train()(x), transformer(x))
+
+
+def test_weights_are_drawn_as_in_gpt() -> None:
+    transformer = Transformer(layers=1, heads=2, width=64, max_tokens=64)
+
+    for name, parameter in transformer.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any()
+        elif "ln" in name:
+            assert (parameter == 1).all()
+        else:
+            assert parameter.std() == pytest.approx(0.02, rel=0.1)
