@@ -47,8 +47,9 @@ def write_checkpoint(directory: Path, number: int, checkpoint: Checkpoint) -> Pa
     final, draft = directory / f"{number:06d}", directory / f".{number:06d}.partial"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, draft /
-    "weights.safetensors") torch.save(checkpoint.optimizers, draft / "optimizers.pt")
+    weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
+    save_file(weights, draft / "weights.safetensors")
+    torch.save(checkpoint.optimizers, draft / "optimizers.pt")
     (draft / "state.json").write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
     for file in list(draft.iterdir()):
         _flush(file)

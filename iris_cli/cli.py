@@ -325,18 +325,21 @@ def export_checkpoint(file: Path, run: Path | None) -> None:
 
 @cli.command()
 @click.argument("what", type=click.Choice(["lpips"]))
-@click.option("--from", "sources", type=PATH, multiple=True, help="Local file(s) instead of a download.")
-def fetch(what: str, sources: tuple[Path, ...]) -> None:
+@click.option("--source", type=PATH, help="A local file or directory with the weights, instead of a download.")
+@click.option("--out", type=PATH, help="Where to keep them.  [default: ~/.cache/iris/lpips.safetensors]")
+def fetch(what: str, source: Path | None, out: Path | None) -> None:
     """Get the weights of the perceptual loss, checked by their checksum: the only command that downloads.
 
     \b
     Example: iris fetch lpips
-             iris fetch lpips --from vgg16-397923af.pth --from vgg.pth
+             iris fetch lpips --source last.pt
     """
     from iris_cli import console
     from iris_cli.stages.fetch import fetch_lpips
 
-    console.show(fetch_lpips(*sources))
+    with console.downloads() as progress:
+        path = fetch_lpips(out, source=source, progress=progress)
+    console.say(f"The perceptual weights are in {path}.")
 
 
 @cli.command()

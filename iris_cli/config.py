@@ -134,8 +134,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         names = [name.strip() for name in key.split(".")]
         if not equals or not all(names):
             raise ConfigError(
-                f"'{assignment}' is not of the form name=value", where="--set", fix="Example: --set
-                tokenizer.codes=256"
+                f"'{assignment}' is not of the form name=value", where="--set", fix="Example: --set a.b=3"
             )
         branch = tree
         for name in names[:-1]:

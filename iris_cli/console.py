@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from iris_cli.report import Report
 
 PLAIN_SECONDS = 15.0  # between two progress lines where the output is no terminal
+LINE_FIGURES = 4  # of a report, in a pipeline's one line per stage
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -52,8 +53,9 @@ def show(report: Report) -> None:
 
 def line(report: Report, *, prefix: str, seconds: float) -> None:
     """A stage of a pipeline in one line."""
-    figures = "  ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in report.figures.items())
-    files = "  ".join(str(path) for path in report.files.values())
+    shown = list(report.figures.items())[:LINE_FIGURES]
+    figures = "  ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in shown)
+    files = "  ".join(str(path) for path in report.files.values() if path.suffix)
     _out.print(
         f"[cyan]{escape(prefix)}[/cyan] {report.stage:<18} {escape(figures)}  "
         f"[dim]{seconds:.1f} s[/dim]  [green]{escape(files)}[/green]".rstrip()
@@ -77,7 +79,7 @@ def grid(title: str, columns: list[str], rows: list[list[object]]) -> None:
     """A table with a header."""
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right", style="cyan" if index == 0 else None)
+        drawn.add_column(column, style="cyan" if index == 0 else None)
     for row in rows:
         drawn.add_row(*(escape(number(_plain(value))) for value in row))
     _out.print(drawn)
@@ -107,7 +109,7 @@ class Bar:
 
     def __init__(self, title: str, total: int, unit: str, done: int) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._done = self._begun = done
+        self.done = self._begun = done
         self._words = ""
         self._started = self._printed = time.monotonic()
         self._progress: Progress | None = None
@@ -122,24 +124,24 @@ class Bar:
 
     def advance(self, amount: int = 1, words: str | None = None) -> None:
         """Move on by `amount` units; `words` says how it goes (rates, scores, losses)."""
-        self._done += amount
+        self.done += amount
         self._words = self._words if words is None else words
         if self._progress is not None:
             self._progress.update(
-                self._task, completed=self._done, words=f"{escape(self._rate())}  {escape(self._words)}"
+                self._task, completed=self.done, words=f"{escape(self._rate())}  {escape(self._words)}"
             )
         elif time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
-            left = (self._total - self._done) / max(self.per_second, 1e-9)
+            left = (self._total - self.done) / max(self.per_second, 1e-9)
             say(
-                f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {self._rate()}, "
+                f"{self._title}: {self.done:,} of {self._total:,} {self._unit}, {self._rate()}, "
                 f"{duration(left)} left  {self._words}".rstrip()
             )
 
     @property
     def per_second(self) -> float:
         """Units per second since the start."""
-        return (self._done - self._begun) / max(time.monotonic() - self._started, 1e-9)
+        return (self.done - self._begun) / max(time.monotonic() - self._started, 1e-9)
 
     def close(self) -> None:
         """Take the bar off the screen."""
@@ -159,6 +161,27 @@ def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Ba
         yield bar
     finally:
         bar.close()
+
+
+@contextmanager
+def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Hands out what shows the bytes of one file after another: (name, bytes so far, bytes in all where known)."""
+    bars: dict[str, Bar] = {}
+    megabyte = 1 << 20
+
+    def show_bytes(name: str, done: int, total: int | None) -> None:
+        bar = bars.get(name)
+        if bar is None:
+            for other in bars.values():
+                other.close()
+            bar = bars[name] = Bar(name, (total or 0) // megabyte, "MB", 0)
+        bar.advance(done // megabyte - bar.done)
+
+    try:
+        yield show_bytes
+    finally:
+        for bar in bars.values():
+            bar.close()
 
 
 def _plain(value: object) -> float | int | str:

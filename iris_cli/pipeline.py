@@ -1,8 +1,6 @@
-"""A pipeline file becomes a plan, a plain list of stages; the plan is carried out in one process, and resumed from
-its cursor.
+"""A pipeline file becomes a plan, a list of stages; it is carried out in one process, and resumed from its cursor.
 
-The format is described in pipelines/README.md. Models, optimizers, replay and tokens stay warm in the `Run` between
-stages.
+The format is in pipelines/README.md. Models, optimizers, replay and tokens stay warm in the `Run` between stages.
 """
 
 import hashlib
@@ -15,8 +13,8 @@ from typing import Any
 
 from iris_cli import console
 from iris_cli.agents import presets_for, section_presets_for
-from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest, parse_assignments, to_mapping,
-updated from iris_cli.envs.spec import EnvSpec, training_spec
+from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest, parse_assignments, to_mapping, updated
+from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, Interrupted, RunError
 from iris_cli.replay.dataset import Dataset
@@ -226,7 +224,7 @@ def _step(run: Run, plan: Plan, index: int) -> Report:
         raise
     seconds = time.monotonic() - started
     run.cursor = {"position": index + 1, "done": _digest(plan.stages[: index + 1])}
-    run.log(event="stage", stage=planned.stage, phase=planned.phase, seconds=round(seconds, 3), **report.figures)
+    run.log(event="stage", stage=planned.stage, phase=planned.phase, seconds=round(seconds, 3), figures=report.figures)
     prefix = f"{planned.label}/{plan.rounds}" if planned.round is not None else planned.label
     console.line(report, prefix=prefix, seconds=seconds)
     for note in report.notes:
@@ -277,8 +275,7 @@ def _open(plan: Plan, device: str) -> Run:
     chosen = choose_device(device)
     if (plan.run / "run.yaml").exists():
         card = read_card(plan.run)
-        for key, value in (("agent", plan.agent), ("seed", plan.seed), ("environment",
-        plan.environment.to_mapping())):
+        for key, value in (("agent", plan.agent), ("seed", plan.seed), ("environment", plan.environment.to_mapping())):
             if card[key] != value:
                 raise RunError(
                     f"the run has {key} {card[key]}, but the pipeline {value}", where=plan.run,
@@ -413,8 +410,7 @@ def _filled(template: str, variables: dict[str, Any], document: Document, key: s
         return template.format_map(variables)
     except (KeyError, ValueError, IndexError, AttributeError):
         raise ConfigError(
-            f"'{template}' names something unknown", where=document.where(key), fix="Known are {game}, {agent},
-            {seed}."
+            f"'{template}' names something unknown", where=document.where(key), fix="Known: {game}, {agent}, {seed}."
         ) from None
 
 

@@ -132,7 +132,7 @@ class Run:
             "dataset": str(dataset),
             "seed": seed,
             "config": to_mapping(config),
-            "versions": {"iris-wm": VERSION, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {"iris-wm": VERSION, "torch": str(torch.__version__), "python": platform.python_version()},
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **({"imported": imported} if imported else {}),
         }
@@ -251,7 +251,7 @@ class Run:
                     continue
                 if name not in new.MUTABLE:
                     raise ConfigError(
-                        f"{component}.{name} is {before} in this run and part of its network, so it cannot become {value}",
+                        f"{component}.{name} is {before} in this run's network, so it cannot become {value}",
                         where=self.directory, fix="Start another run: --run runs/NAME.",
                     )  # fmt: skip
                 sentences.append(f"{component}.{name}: {before} -> {value}")

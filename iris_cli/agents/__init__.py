@@ -4,7 +4,7 @@ import difflib
 from types import ModuleType
 from typing import Any
 
-from iris_cli.agents.iris import config as iris
+from iris_cli.agents.iris import config as iris_config
 from iris_cli.errors import ConfigError
 
 AGENTS = ("iris",)
@@ -52,7 +52,7 @@ def section_presets_for(agent: str) -> dict[str, dict[str, Any]]:
 
 
 def _settings(agent: str) -> ModuleType:
-    settings = {"iris": iris}
+    settings = {"iris": iris_config}
     if agent not in settings:
         raise _unknown(agent)
     return settings[agent]

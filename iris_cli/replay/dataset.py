@@ -4,17 +4,12 @@ Layout and commit protocol: data/README.md. One writer (a lock names it), any nu
 besides (cursors, counts) lives in the run, so that one dataset serves many runs. Nothing that is loaded can run code.
 """
 
-import contextlib
 import copy
-import fcntl
-import importlib.metadata
-import json
 import os
 import shutil
 import uuid
 import weakref
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -24,24 +19,10 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from iris_cli.errors import DatasetError, ShapeError
-from iris_cli.version import VERSION
+from iris_cli.replay.attributes import FORMAT_VERSION, new_attributes, own_only, plain, read_attributes
+from iris_cli.replay.lock import take_lock
 
-FORMAT = "iris-dataset"
-FORMAT_VERSION = 1
 FRAME_SHAPE = (64, 64, 3)
-RESERVED = (  # attributes that only this file writes
-    "format",
-    "format_version",
-    "committed_steps",
-    "committed_episodes",
-    "rewinds",
-    "created",
-    "versions",
-    "environment",
-    "action_meanings",
-    "writers",
-    "tokens",
-)
 
 
 class _Field(NamedTuple):
@@ -59,7 +40,6 @@ _STEP_FIELDS = {
 }
 _FIELDS = {**_STEP_FIELDS, "episode_ends": _Field("int64", (), 16384)}
 _TOKENS_CHUNK = 4096
-_LOCK = "actions/.lock"  # inside an array, where listing a group's members does not stumble over it
 # What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError)
 
@@ -96,20 +76,7 @@ class Dataset:
             DatasetError: if something is there already, or it cannot be written.
         """
         path = Path(path)
-        content = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "committed_steps": 0,
-            "committed_episodes": 0,
-            "rewinds": 0,
-            "created": datetime.now(UTC).isoformat(),
-            "versions": _versions(),
-            "environment": environment,
-            "action_meanings": list(action_meanings),
-            "writers": [],
-            "tokens": {},
-        }
-        content = _plain(_own_only(attributes or {}) | content)
+        content = new_attributes(environment, action_meanings, attributes or {})
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             if path.exists():
@@ -118,7 +85,7 @@ class Dataset:
             group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
             for name, field in _FIELDS.items():
                 _create_array(group, name, field)
-            dataset = cls(path, content, _take_lock(unfinished))
+            dataset = cls(path, content, take_lock(unfinished))
             unfinished.rename(path)
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -134,10 +101,10 @@ class Dataset:
                 else writes to it.
         """
         path = Path(path)
-        attributes = _read_attributes(path)  # before the lock, so that nothing foreign is touched
-        dataset = cls(path, attributes, _take_lock(path) if writable else None)
+        attributes = read_attributes(path)  # before the lock, so that nothing foreign is touched
+        dataset = cls(path, attributes, take_lock(path) if writable else None)
         try:
-            dataset._attributes = _read_attributes(path)  # what was committed until the lock was free
+            dataset._attributes = read_attributes(path)  # what was committed until the lock was free
             dataset._check()
         except DatasetError:
             dataset.close()
@@ -184,7 +151,7 @@ class Dataset:
         Raises:
             DatasetError: naming each setting that differs.
         """
-        theirs, ours = self.environment, _plain(environment)
+        theirs, ours = self.environment, plain(environment)
         names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
         if names:
             names = ["id"] if "id" in names else names
@@ -323,7 +290,7 @@ class Dataset:
             for name, values in arrays.items():
                 self._write(name, _FIELDS[name], start, values)
             self._write("episode_ends", _FIELDS["episode_ends"], 0, ends)
-        own = _own_only(attributes or {})
+        own = own_only(attributes or {})
         self._commit({**own, "committed_steps": start + steps, "committed_episodes": len(ends), "writers": writers})
         self._ends = ends
 
@@ -358,7 +325,7 @@ class Dataset:
         tokens = {name: min(length, steps) for name, length in self._attributes["tokens"].items()}
         self._commit(
             {
-                **_own_only(attributes or {}),
+                **own_only(attributes or {}),
                 "committed_steps": steps,
                 "committed_episodes": len(ends),
                 "rewinds": self._attributes["rewinds"] + cut,
@@ -473,7 +440,7 @@ class Dataset:
     def _commit(self, changes: dict[str, Any]) -> None:
         """Make it count: all attributes are one file, which zarr replaces by a rename."""
         self._check_writable()
-        attributes = self._attributes | _plain(changes)
+        attributes = self._attributes | plain(changes)
         try:
             zarr.open_group(self.path, mode="r+", use_consolidated=False).update_attributes(attributes)
         except _DAMAGE as error:
@@ -522,99 +489,3 @@ def _create_array(group: zarr.Group, name: str, field: _Field) -> None:
         chunk_key_encoding={"name": "default", "separator": "."},  # all chunks in one folder
         fill_value=False if field.dtype == "bool" else 0,
     )
-
-
-def _read_attributes(path: Path) -> dict[str, Any]:
-    """The attributes of a dataset of ours, checked.
-
-    Raises:
-        DatasetError: if it is not one.
-    """
-    if not path.exists():
-        raise DatasetError("there is no dataset", where=path, fix="Collect one: iris collect --env Pong")
-    try:
-        metadata = json.loads((path / "zarr.json").read_bytes())
-        if metadata["node_type"] != "group":
-            raise DatasetError("this is a Zarr array, but a dataset is a Zarr group", where=path)
-        attributes = metadata.get("attributes", {})
-        ours = attributes.get("format") == FORMAT
-    except (FileNotFoundError, NotADirectoryError):
-        raise DatasetError("this is not a Zarr v3 group", where=path, fix="Name a dataset: data/pong.zarr") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DatasetError("the dataset is damaged: zarr.json is unreadable", where=path) from None
-    if not ours:
-        raise DatasetError("this is a Zarr group, but not a dataset of this program", where=path)
-    if attributes.get("format_version") != FORMAT_VERSION:
-        raise DatasetError(
-            f"the dataset has format version {attributes.get('format_version')}, this program reads {FORMAT_VERSION}",
-            where=path,
-            fix="Use the version of the program that wrote it.",
-        )
-    if not _is_complete(attributes):
-        raise DatasetError("the dataset is damaged: its attributes are not whole", where=path)
-    return attributes
-
-
-def _is_complete(attributes: dict[str, Any]) -> bool:
-    def is_count(value: object) -> bool:
-        return type(value) is int and value >= 0
-
-    return (
-        all(name in attributes for name in RESERVED)
-        and all(is_count(attributes[name]) for name in ("committed_steps", "committed_episodes", "rewinds"))
-        and isinstance(attributes["created"], str)
-        and isinstance(attributes["environment"], dict)
-        and isinstance(attributes["action_meanings"], list)
-        and isinstance(attributes["writers"], list)
-        and all(
-            isinstance(entry, dict) and is_count(entry.get("start")) and "who" in entry
-            for entry in attributes["writers"]
-        )
-        and isinstance(attributes["tokens"], dict)
-        and all(name.isalnum() and is_count(length) for name, length in attributes["tokens"].items())
-    )
-
-
-def _take_lock(path: Path) -> int:
-    """Become the one writer of a dataset, until the descriptor that is returned is closed or the process ends.
-
-    Raises:
-        DatasetError: if another process, or this one elsewhere, writes to it.
-    """
-    try:
-        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise DatasetError(f"the dataset cannot be written: {error}", where=path) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
-        os.close(descriptor)
-        raise DatasetError(
-            f"process {holder or 'unknown'} is writing to the dataset",
-            where=path,
-            fix="Wait until it is done, or stop it.",
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor
-
-
-def _own_only(attributes: dict[str, Any]) -> dict[str, Any]:
-    reserved = sorted(attributes.keys() & set(RESERVED))
-    if reserved:
-        raise ShapeError(f"the attributes {reserved} belong to the dataset itself")
-    return attributes
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """The same as it will be read back: tuples become lists."""
-    return json.loads(json.dumps(values))
-
-
-def _versions() -> dict[str, str]:
-    versions = {"iris-wm": VERSION}
-    for package in ("zarr", "numpy", "gymnasium", "ale-py", "pillow"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions

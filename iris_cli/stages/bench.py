@@ -58,7 +58,7 @@ def bench(*, preset: str = "published", seconds: float = 5.0, device: str = "aut
         if chosen.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
         "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "iris-wm": VERSION,
         "date": time.strftime("%Y-%m-%d"),
         **{name: float(f"{rate:.4g}") for name, rate in rates.items()},

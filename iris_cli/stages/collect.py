@@ -183,7 +183,7 @@ class _Collection:
         over = (steps.terminations | steps.truncations) & active
         self._frames = steps.frames
         if over.any():
-            for env in np.flatnonzero(over):
+            for env in np.flatnonzero(over).tolist():
                 self._scores.append(self._running[env])
                 self._running[env] = 0.0
             policy.forget(over)

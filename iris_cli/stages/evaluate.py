@@ -1,8 +1,8 @@
 """`iris evaluate`: scores of whole games, by the published protocol.
 
 100 episodes of the real game with one no-op, no life ends, 108,000 game frames at most, policy sampled at temperature
-0.5, raw rewards summed (fact sheet of IRIS, sections 1, 8, 9). Episodes are numbered; each has its own seed for the game
-and for the policy's draws, so that scores depend on how many games are played at once only through rounding in a batch.
+0.5, raw rewards summed (fact sheet of IRIS, sections 1, 8, 9). Episodes are numbered; each has its own seed for the
+game and for the policy's draws, so that how many games are played at once matters only through rounding in a batch.
 """
 
 import json
@@ -59,7 +59,8 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
     seconds = time.monotonic() - begun
     result = mean_score(scores)
     game = run.environment.name
-    normalised = float(human_normalised(game, result.mean)) if game in RANDOM_AND_HUMAN else None
+    comparable = game in RANDOM_AND_HUMAN and settings.max_steps is None  # scores of cut games are not
+    normalised = float(human_normalised(game, result.mean)) if comparable else None
     untrained = [component for component in run.updates if not run.is_trained(component)]
     content = {
         "scores": scores,
@@ -78,7 +79,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "device": str(run.device),
         "seconds": round(seconds, 1),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"iris-wm": VERSION, "torch": torch.__version__},
+        "versions": {"iris-wm": VERSION, "torch": str(torch.__version__)},
     }
     path = run.directory / "reports" / f"evaluate-{name or f'{run.checkpoint_number:06d}'}.json"
     path.parent.mkdir(exist_ok=True)

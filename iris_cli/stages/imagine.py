@@ -1,5 +1,4 @@
-"""`iris imagine`: watch dreams of the agent beside what the real game does under the same actions from the same
-start.
+"""`iris imagine`: watch dreams beside what the real game does under the same actions from the same start.
 
 Three columns: the real frame, its reconstruction, and the imagined frame. A dream starts after some real steps, of
 which it reads the last few; from then on it sees nothing of the real game.

@@ -85,8 +85,11 @@ def train(
         raise Interrupted(f"{stage} stopped after update {progress.done:,} of {updates:,}; the same command goes on.")
     run.end(stage)
     seconds = time.monotonic() - begun
-    figures: dict[str, float | int | str] = {"updates": run.updates[component], **last}
-    figures["updates_per_second"] = (updates - first) / max(seconds, 1e-9)
+    figures: dict[str, float | int | str] = {
+        "updates": run.updates[component],
+        "updates_per_second": (updates - first) / max(seconds, 1e-9),
+        **last,
+    }
     return Report(stage=stage, figures=figures, files={"run": run.directory})
 
 

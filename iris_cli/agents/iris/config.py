@@ -15,6 +15,17 @@ TOKENS_PER_FRAME = GRID * GRID
 TOKENS_PER_BLOCK = TOKENS_PER_FRAME + 1  # the frame's tokens, then its action
 
 
+def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{value!r} is not one of {', '.join(allowed)}", where=where)
+
+
+def _positive(section: str, config: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"{name} is {getattr(config, name)}, but must be positive", where=f"{section}.{name}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """The VQ autoencoder and how it learns."""
@@ -171,14 +182,3 @@ PRESETS = {
         ),
     ),
 }  # fmt: skip
-
-
-def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{value!r} is not one of {', '.join(allowed)}", where=where)
-
-
-def _positive(section: str, config: object, names: tuple[str, ...]) -> None:
-    for name in names:
-        if getattr(config, name) <= 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}, but must be positive", where=f"{section}.{name}")

@@ -1,0 +1,129 @@
+"""The attributes of a dataset: one file, read and checked without zarr, whose replacement is the commit.
+
+The layout and what each says: data/README.md.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.version import VERSION
+
+FORMAT = "iris-dataset"
+FORMAT_VERSION = 1
+RESERVED = (  # attributes that only `Dataset` itself writes
+    "format",
+    "format_version",
+    "committed_steps",
+    "committed_episodes",
+    "rewinds",
+    "created",
+    "versions",
+    "environment",
+    "action_meanings",
+    "writers",
+    "tokens",
+)
+
+
+def new_attributes(
+    environment: dict[str, Any], action_meanings: Sequence[str], others: dict[str, Any]
+) -> dict[str, Any]:
+    """Those of an empty dataset."""
+    return plain(
+        own_only(others)
+        | {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "committed_steps": 0,
+            "committed_episodes": 0,
+            "rewinds": 0,
+            "created": datetime.now(UTC).isoformat(),
+            "versions": _versions(),
+            "environment": environment,
+            "action_meanings": list(action_meanings),
+            "writers": [],
+            "tokens": {},
+        }
+    )
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """The attributes of a dataset of ours, checked.
+
+    Raises:
+        DatasetError: if it is not one.
+    """
+    if not path.exists():
+        raise DatasetError("there is no dataset", where=path, fix="Collect one: iris collect --env Pong")
+    try:
+        metadata = json.loads((path / "zarr.json").read_bytes())
+        if metadata["node_type"] != "group":
+            raise DatasetError("this is a Zarr array, but a dataset is a Zarr group", where=path)
+        attributes = metadata.get("attributes", {})
+        ours = attributes.get("format") == FORMAT
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError("this is not a Zarr v3 group", where=path, fix="Name a dataset: data/pong.zarr") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DatasetError("the dataset is damaged: zarr.json is unreadable", where=path) from None
+    if not ours:
+        raise DatasetError("this is a Zarr group, but not a dataset of this program", where=path)
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise DatasetError(
+            f"the dataset has format version {attributes.get('format_version')}, this program reads {FORMAT_VERSION}",
+            where=path,
+            fix="Use the version of the program that wrote it.",
+        )
+    if not _is_complete(attributes):
+        raise DatasetError("the dataset is damaged: its attributes are not whole", where=path)
+    return attributes
+
+
+def own_only(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes a caller gave.
+
+    Raises:
+        ShapeError: if they are among those that say what is committed.
+    """
+    reserved = sorted(attributes.keys() & set(RESERVED))
+    if reserved:
+        raise ShapeError(f"the attributes {reserved} belong to the dataset itself")
+    return attributes
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """The same as it will be read back: tuples become lists."""
+    return json.loads(json.dumps(values))
+
+
+def _is_complete(attributes: dict[str, Any]) -> bool:
+    def is_count(value: object) -> bool:
+        return type(value) is int and value >= 0
+
+    return (
+        all(name in attributes for name in RESERVED)
+        and all(is_count(attributes[name]) for name in ("committed_steps", "committed_episodes", "rewinds"))
+        and isinstance(attributes["created"], str)
+        and isinstance(attributes["environment"], dict)
+        and isinstance(attributes["action_meanings"], list)
+        and isinstance(attributes["writers"], list)
+        and all(
+            isinstance(entry, dict) and is_count(entry.get("start")) and "who" in entry
+            for entry in attributes["writers"]
+        )
+        and isinstance(attributes["tokens"], dict)
+        and all(name.isalnum() and is_count(length) for name, length in attributes["tokens"].items())
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"iris-wm": VERSION}
+    for package in ("zarr", "numpy", "gymnasium", "ale-py", "pillow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

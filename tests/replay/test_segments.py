@@ -1,0 +1,253 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.replay.dataset import Dataset
+from iris_cli.replay.segments import Replay, Segments
+
+LENGTHS = (1, 3, 6)  # the last one unfinished
+CPU = torch.device("cpu")
+
+
+def append(dataset: Dataset, count: int, *, end: bool = True, extends: bool = False, mark: int = 0) -> None:
+    """Steps that carry their index plus one (and the mark), so that padding is told from the first step."""
+    index = np.arange(dataset.num_steps, dataset.num_steps + count) + 1 + mark
+    dataset.append(
+        observations=np.broadcast_to(index[:, None, None, None], (count, 64, 64, 3)).astype(np.uint8),
+        actions=index,
+        rewards=-index.astype(np.float32),
+        terminations=np.zeros(count, bool),
+        truncations=np.arange(count) == (count - 1 if end else -1),
+        episode_lengths=[count],
+        extends_last=extends,
+        writer="run",
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Iterator[Dataset]:
+    with Dataset.create(tmp_path / "pong.zarr", environment={"id": "x"}, action_meanings=["NOOP"] * 250) as dataset:
+        yield dataset
+
+
+@pytest.fixture
+def replay(dataset: Dataset) -> Replay:
+    for length in LENGTHS:
+        append(dataset, length, end=length != LENGTHS[-1])
+    replay = Replay(CPU)
+    replay.refresh(dataset)
+    replay.set_tokens(torch.arange(1, 11)[:, None] * torch.tensor([1, 100]))
+    return replay
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_close(counts: Tensor, chances: Tensor) -> None:
+    """Within 5 standard deviations."""
+    draws = counts.sum()
+    assert torch.all((counts - draws * chances).abs() < 5 * (draws * chances).sqrt() + 1e-9), counts.tolist()
+
+
+def assert_fields_agree(segments: Segments) -> None:
+    steps = segments.actions
+    assert torch.equal(steps > 0, segments.mask)
+    assert torch.equal(segments.rewards, -steps.float())
+    assert torch.equal(segments.ends, (steps == 1) | (steps == 4))  # the last of six goes on
+    assert segments.frames is not None
+    assert segments.tokens is not None
+    assert torch.equal(segments.frames, steps[..., None, None, None].expand(-1, -1, 3, 64, 64).byte())
+    assert torch.equal(segments.tokens, torch.stack([steps, steps * 100], dim=-1))
+
+
+# Steps 1 | 2 3 4 | 5 6 7 8 9 10 are three episodes. Segments of 4:
+FROM_START = [[1, 0, 0, 0]]
+FROM_START += [[2, 3, 4, 0], [3, 4, 0, 0], [4, 0, 0, 0]]
+FROM_START += [[5, 6, 7, 8], [6, 7, 8, 9], [7, 8, 9, 10], [8, 9, 10, 0], [9, 10, 0, 0], [10, 0, 0, 0]]
+FROM_END = [[0, 0, 0, 1]]
+FROM_END += [[0, 0, 0, 2], [0, 0, 2, 3], [0, 2, 3, 4]]
+FROM_END += [[0, 0, 0, 5], [0, 0, 5, 6], [0, 5, 6, 7], [5, 6, 7, 8], [6, 7, 8, 9], [7, 8, 9, 10]]
+CHANCES = torch.tensor([1 / 3 / length for length in LENGTHS for _ in range(length)])
+
+
+@pytest.mark.parametrize(("sampler", "expected"), [("from_start", FROM_START), ("from_end", FROM_END)])
+def test_segments_are_uniform_over_episodes_then_over_steps(replay: Replay, sampler: str, expected: list) -> None:
+    segments = getattr(replay, sampler)(6000, 4, generator())
+
+    drawn, counts = segments.actions.unique(dim=0, return_counts=True)
+    order = [expected.index(row) for row in drawn.tolist()]  # nothing else is drawn, so no boundary is crossed
+    assert sorted(order) == list(range(10))  # the first and the last step of each episode included
+    assert_close(counts, CHANCES[order])
+
+
+@pytest.mark.parametrize("sampler", ["from_start", "from_end"])
+def test_all_fields_are_of_the_same_steps_and_padding_is_zero(replay: Replay, sampler: str) -> None:
+    segments = getattr(replay, sampler)(40, 4, generator(), frames=True, tokens=True)
+
+    assert_fields_agree(segments)
+    assert segments.frames.dtype == torch.uint8
+    assert segments.actions.dtype == segments.tokens.dtype == torch.int64
+    assert segments.rewards.dtype == torch.float32
+    assert segments.ends.dtype == segments.mask.dtype == torch.bool
+
+
+def test_frames_and_tokens_are_gathered_on_demand(replay: Replay) -> None:
+    segments = replay.from_start(4, 4, generator())
+
+    assert segments.frames is None
+    assert segments.tokens is None
+
+
+def test_random_frames_are_segments_of_one_step(replay: Replay) -> None:
+    frames = replay.random_frames(1500, generator())
+
+    segments = replay.from_start(1500, 1, generator(), frames=True)
+    assert segments.frames is not None
+    assert torch.equal(frames, segments.frames[:, 0])
+    assert_close(frames[:, 0, 0, 0].bincount()[1:], CHANCES)
+
+
+def test_the_generator_alone_decides(replay: Replay) -> None:
+    first = replay.from_end(64, 4, generator(1)).actions
+
+    torch.rand(3)
+    assert torch.equal(replay.from_end(64, 4, generator(1)).actions, first)
+    assert not torch.equal(replay.from_end(64, 4, generator(2)).actions, first)
+
+
+def test_frames_at_are_in_the_order_asked_for(replay: Replay) -> None:
+    assert replay.frames_at(torch.tensor([9, 0, 4]))[:, 0, 0, 0].tolist() == [10, 1, 5]
+    assert replay.frames_at(slice(3, 100))[:, 2, 63, 63].tolist() == [4, 5, 6, 7, 8, 9, 10]
+    assert replay.frames_at(slice(0, 2)).shape == (2, 3, 64, 64)
+
+
+def test_channels_are_moved_in_front(dataset: Dataset) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    zero = np.zeros(1, bool)
+    dataset.append(
+        observations=frame, actions=zero.astype(int), rewards=zero.astype(np.float32), terminations=zero,
+        truncations=zero, episode_lengths=[1], extends_last=False, writer="run",
+    )  # fmt: skip
+    replay = Replay(CPU)
+    replay.refresh(dataset)
+
+    expected = torch.from_numpy(frame[0]).permute(2, 0, 1)
+    assert torch.equal(replay.frames_at(slice(0, 1))[0], expected)
+    frames = replay.from_end(1, 2, generator(), frames=True).frames
+    assert frames is not None
+    assert torch.equal(frames[0, 1], expected)
+
+
+def test_one_short_episode_is_enough(dataset: Dataset) -> None:
+    append(dataset, 1)
+    replay = Replay(CPU)
+    replay.refresh(dataset)
+
+    assert replay.from_start(2, 20, generator()).mask.sum(1).tolist() == [1, 1]
+    assert replay.from_end(2, 21, generator()).mask[:, -1].tolist() == [True, True]
+
+
+def test_an_empty_dataset_cannot_be_drawn_from(dataset: Dataset) -> None:
+    replay = Replay(CPU)
+    replay.refresh(dataset)
+
+    for draw in (replay.from_start, replay.from_end):
+        with pytest.raises(DatasetError, match="no steps"):
+            draw(2, 4, generator())
+    with pytest.raises(DatasetError, match="no steps"):
+        replay.random_frames(2, generator())
+
+
+# Refreshing
+
+
+class Reads:
+    """A dataset that counts the frames read."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.frames = dataset, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.dataset, name)
+
+    def read(self, field: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        values = self.dataset.read(field, start, stop)
+        self.frames += len(values) * (field == "observations")
+        return values
+
+
+def assert_like_fresh(replay: Replay, dataset: Dataset) -> None:
+    fresh = Replay(CPU)
+    fresh.refresh(dataset)
+    assert (replay.num_steps, replay.num_episodes) == (dataset.num_steps, dataset.num_episodes)
+    ours, theirs = (each.from_start(50, 9, generator(), frames=True) for each in (replay, fresh))
+    for name in ("frames", "actions", "rewards", "ends", "mask"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+
+
+def test_refresh_loads_only_what_is_new_and_lengthens_the_last_episode(replay: Replay, dataset: Dataset) -> None:
+    for count in (5, 40, 2):
+        append(dataset, count, end=False, extends=True)
+        reads = Reads(dataset)
+        replay.refresh(reads)  # type: ignore[arg-type]
+        assert reads.frames == count
+        assert_like_fresh(replay, dataset)
+    append(dataset, 3)
+    replay.refresh(dataset)
+    assert replay.num_episodes == 4
+    assert_like_fresh(replay, dataset)
+
+
+def test_refresh_reads_anew_after_a_rewind(replay: Replay, dataset: Dataset) -> None:
+    dataset.rewind(6, writer="run")
+    append(dataset, 7, extends=True, mark=100)
+
+    replay.refresh(dataset)
+
+    assert_like_fresh(replay, dataset)
+    assert replay.frames_at(slice(6, 8))[:, 0, 0, 0].tolist() == [107, 108]
+
+
+def test_refresh_follows_a_rewind_to_nothing(replay: Replay, dataset: Dataset) -> None:
+    dataset.rewind(0, writer="run")
+    replay.refresh(dataset)
+    assert replay.num_steps == replay.num_episodes == 0
+
+
+def test_refresh_reads_another_dataset_anew(replay: Replay, tmp_path: Path) -> None:
+    with Dataset.create(tmp_path / "other.zarr", environment={"id": "y"}, action_meanings=["NOOP"] * 250) as other:
+        append(other, 10, mark=50)
+        replay.refresh(other)
+        assert_like_fresh(replay, other)
+
+
+def test_tokens_stay_while_the_steps_do(replay: Replay, dataset: Dataset) -> None:
+    replay.refresh(dataset)
+    assert replay.tokens is not None
+    assert replay.tokens.shape == (10, 2)
+
+    append(dataset, 1, extends=True)
+    replay.refresh(dataset)
+    assert replay.tokens is None
+    with pytest.raises(DatasetError, match="tokens"):
+        replay.from_start(2, 4, generator(), tokens=True)
+    with pytest.raises(ShapeError, match=r"must have shape \(11, K\)"):
+        replay.set_tokens(torch.zeros(10, 2))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_draws_do_not_depend_on_the_device(replay: Replay, dataset: Dataset) -> None:
+    device = torch.device("cuda")
+    other = Replay(device)
+    other.refresh(dataset)
+    ours, theirs = (each.from_end(64, 5, generator(), frames=True) for each in (replay, other))
+    assert theirs.frames is not None
+    assert theirs.frames.device.type == "cuda"
+    assert torch.equal(ours.actions, theirs.actions.cpu())
