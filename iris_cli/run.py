@@ -12,6 +12,7 @@ Weights cross stages only through `Run`. Replay, tokens and models stay warm in 
 import base64
 import hashlib
 import json
+import os
 import platform
 import shutil
 import time
@@ -36,7 +37,7 @@ from iris_cli.replay.segments import Replay
 from iris_cli.version import VERSION
 
 FORMAT = 1
-SAVE_SECONDS = 60.0  # between two checkpoints inside a stage or a pipeline
+SAVE_SECONDS = float(os.environ.get("IRIS_SAVE_SECONDS", "60"))  # between two checkpoints; a kill loses no more
 COMPONENTS = ("tokenizer", "dynamics", "actor_critic")
 TOKENIZE_BLOCK = 1024  # frames encoded between two looks at the clock
 
@@ -87,7 +88,7 @@ class Run:
         self._metrics_bytes: int | None = None
         self._saved_at = time.monotonic()
         self._replay: Replay | None = None
-        self._tokens_of: tuple[str, int] | None = None
+        self._tokens_of: str | None = None
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -288,7 +289,7 @@ class Run:
     def tokenized_replay(self, on_block: Callable[[int], None] = lambda frames: None) -> Replay:
         """The replay with tokens of the present tokenizer: from the dataset's store, or encoded now, never stale."""
         replay, fingerprint = self.replay(), self.agent.tokenizer.fingerprint()
-        if self._tokens_of != (fingerprint, replay.num_steps):
+        if replay.tokens is None or self._tokens_of != fingerprint:  # the replay drops tokens when its steps change
             stored = self.dataset().read_tokens(fingerprint)
             parts = [] if stored is None else [torch.from_numpy(stored.astype(np.int64))[: replay.num_steps]]
             start = sum(map(len, parts))
@@ -296,7 +297,7 @@ class Run:
                 parts.append(self.encode_steps(begin, min(begin + TOKENIZE_BLOCK, replay.num_steps)))
                 on_block(len(parts[-1]))
             replay.set_tokens(torch.cat([part.to(self.device) for part in parts]))
-            self._tokens_of = (fingerprint, replay.num_steps)
+            self._tokens_of = fingerprint
         return replay
 
     def encode_steps(self, start: int, stop: int) -> Tensor:
