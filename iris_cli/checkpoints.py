@@ -12,9 +12,8 @@ kill at any instant leaves the one before in force. Nothing that is loaded can r
 
 import json
 import os
-import pickle
 import shutil
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +42,21 @@ class Checkpoint(NamedTuple):
 
 
 def write_checkpoint(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
-    """Write `directory/number`, make it the latest and drop all but the newest `KEPT`."""
+    """Write `directory/number`, make it the latest and drop all but the newest `KEPT`.
+
+    Raises:
+        RunError: if it cannot be written; the one before then stays the latest.
+    """
+    try:
+        return _write(directory, number, checkpoint)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save's own errors are of the last kind
+        raise RunError(
+            f"the checkpoint cannot be written ({_first_line(error)})", where=directory,
+            fix="The one before it stands; once there is room, the same command goes on from it.",
+        ) from None  # fmt: skip
+
+
+def _write(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
     final, draft = directory / f"{number:06d}", directory / f".{number:06d}.partial"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -58,6 +71,7 @@ def write_checkpoint(directory: Path, number: int, checkpoint: Checkpoint) -> Pa
     if final.exists():  # left by a run that was killed before `latest` named it
         shutil.rmtree(final)
     draft.rename(final)
+    _flush(directory)
     write_atomically(directory / "latest", final.name + "\n")
     for old in sorted(path for path in directory.iterdir() if path.is_dir() and path != final)[: -(KEPT - 1)]:
         shutil.rmtree(old, ignore_errors=True)
@@ -73,7 +87,7 @@ def latest_checkpoint(directory: Path) -> Path | None:
     pointer = directory / "latest"
     if not pointer.exists():
         return None
-    path = directory / pointer.read_text(encoding="utf-8").strip()
+    path = directory / pointer.read_text(encoding="utf-8", errors="replace").strip()
     if path.parent != directory or not (path / "done").exists():
         raise RunError(
             "the latest checkpoint is not whole", where=path, fix=f"Write the name of an older one into {pointer}."
@@ -95,11 +109,10 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
     try:
         weights = load_file(path / "weights.safetensors", device=str(device))
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        loaded = torch.load(path / "optimizers.pt", map_location=device, weights_only=True) if optimizers else {}
-    except (OSError, SafetensorError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        loaded = _read_tensors(path / "optimizers.pt", device) if optimizers else {}
+    except (OSError, SafetensorError, ValueError) as error:
         raise RunError(
-            f"the checkpoint cannot be read ({reason})", where=path,
+            f"the checkpoint cannot be read ({_first_line(error)})", where=path,
             fix=f"An older one may lie beside it; write its name into {path.parent / 'latest'}.",
         ) from None  # fmt: skip
     return Checkpoint(weights, loaded, state)
@@ -111,6 +124,22 @@ def write_atomically(path: Path, text: str) -> None:
     draft.write_text(text, encoding="utf-8")
     _flush(draft)
     draft.replace(path)
+
+
+def _read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickles: the error says enough
+            content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file can make the unpickler raise anything
+        raise ValueError(f"{path.name} is damaged, or holds more than tensors: {type(error).__name__}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds something else")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _flush(path: Path) -> None:

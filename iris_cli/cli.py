@@ -1,5 +1,6 @@
 """The commands: a name, options, one sentence, an example and one call. All that is heavy is imported inside."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from iris_cli.version import VERSION
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
+SEED = click.IntRange(min=0)
 
 
 class Group(click.Group):
@@ -25,6 +27,11 @@ class Group(click.Group):
                 return super().invoke(ctx)
         except IrisError as error:
             console.error(str(error))
+            ctx.exit(1)
+        except OSError as error:  # a full disk, a directory that may not be written
+            if error.errno == errno.EPIPE:  # `iris info ... | head`: click ends quietly
+                raise
+            console.error(f"{error.strerror or error}." + (f" In {error.filename}." if error.filename else ""))
             ctx.exit(1)
         except (Interrupted, KeyboardInterrupt) as stop:
             console.say(str(stop) or "Stopped at once; what was not saved is lost, and the last checkpoint stands.")
@@ -81,7 +88,7 @@ def updates_option(command: F) -> F:
 def training_options(command: F) -> F:
     """What all commands share that make a run of a dataset, or go on with it."""
     for option in (
-        click.option("--seed", type=int, help="Of a new run.  [default: 0]"),
+        click.option("--seed", type=SEED, help="Of a new run.  [default: 0]"),
         click.option("--preset", help="Of a new run: published, small or tiny.  [default: published]"),
         click.option("--agent", help="Of a new run.  [default: iris]"),
         click.option("--run", type=PATH, help="Run directory.  [default: runs/ and the dataset's name]"),
@@ -98,7 +105,7 @@ def training_options(command: F) -> F:
 @click.option("--num-envs", type=POSITIVE, default=1, show_default=True, help="Environments, each in its own process.")
 @click.option("--epsilon", type=float, default=0.01, show_default=True, help="Chance of a random action, with --run.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of games and random actions; a run has its own.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and random actions; a run has its own.")
 @device_option
 def collect(env: str | None, out: Path | None, run: Path | None, seed: int, device: str, **settings: Any) -> None:
     """Play real episodes and append them to a dataset.
@@ -150,11 +157,11 @@ def tokenize(dataset: Path, **run: Any) -> None:
     Example: iris tokenize data/pong.zarr
     """
     from iris_cli import console
-    from iris_cli.open_run import open_for_training
+    from iris_cli.open_run import alone, open_for_training
     from iris_cli.stages.tokenize import Tokenize
     from iris_cli.stages.tokenize import tokenize as stage
 
-    console.show(stage(open_for_training(dataset, **run), Tokenize()))
+    console.show(alone(stage, open_for_training(dataset, **run), Tokenize()))
 
 
 @cli.command("train-dynamics")
@@ -199,7 +206,7 @@ def train_actor_critic(dataset: Path, updates: int | None, **run: Any) -> None:
 @click.option("--epsilon", type=float, default=0.0, show_default=True, help="Chance of a random action.")
 @click.option("--num-envs", type=POSITIVE, help="Games at once.  [default: by processors, at most 25]")
 @click.option("--max-steps", type=POSITIVE, help="Cut episodes, for a quick look.  [default: the published 27,000]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of games and policy draws.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and policy draws.")
 @run_option
 @device_option
 def evaluate(run: Path | None, device: str, **settings: Any) -> None:
@@ -227,7 +234,7 @@ def evaluate(run: Path | None, device: str, **settings: Any) -> None:
 )  # fmt: skip
 @click.option("--context", type=POSITIVE, default=4, show_default=True, help="Real steps the world model reads first.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the starts and of all draws.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the starts and of all draws.")
 @run_option
 @device_option
 def imagine(run: Path | None, device: str, **settings: Any) -> None:
@@ -249,7 +256,7 @@ def imagine(run: Path | None, device: str, **settings: Any) -> None:
 @cli.command()
 @click.argument("file", type=PATH)
 @click.option("--game", help="In place of the file's.")
-@click.option("--seed", type=int, help="In place of the file's.")
+@click.option("--seed", type=SEED, help="In place of the file's.")
 @click.option("--agent", help="In place of the file's.")
 @click.option("--preset", help="In place of the file's.")
 @set_option
@@ -344,7 +351,9 @@ def fetch(what: str, source: Path | None, out: Path | None) -> None:
 
 @cli.command()
 @click.option("--preset", default="published", show_default=True, help="published, small or tiny.")
-@click.option("--seconds", type=float, default=5.0, show_default=True, help="Spent on each measurement.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Spent on each measurement."
+)
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 @device_option
 def bench(preset: str, seconds: float, as_json: bool, device: str) -> None:

@@ -106,7 +106,10 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: Where, call
         if key not in fields:
             raise ConfigError(f"unknown setting '{key}' of {called}", where=where(key), fix=nearest(key, fields))
         values[key] = convert(value, fields[key], where=where(key), name=f"{called}.{key}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as error:  # a value that is out of range
+        raise ConfigError(error.what, where=where(), fix=error.fix) from None
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -160,12 +163,13 @@ def convert(value: Any, kind: Any, *, where: str, name: str) -> Any:
     try:
         if origin is tuple:
             items = value.split(",") if isinstance(value, str) else value
-            if not isinstance(items, list | tuple):
+            if not isinstance(items, list | tuple) or (... not in arguments and len(items) != len(arguments)):
                 raise ValueError
             return tuple(convert(item, arguments[0], where=where, name=name) for item in items)
         return _CONVERSIONS[kind](value)
     except (ValueError, TypeError, OverflowError):
-        wanted = "a list of whole numbers" if origin is tuple else _NAMES[kind]
+        count = "" if ... in arguments else f"{len(arguments)} "
+        wanted = f"a list of {count}whole numbers" if origin is tuple else _NAMES[kind]
         raise ConfigError(f"{name} is {value!r}, but must be {wanted}", where=where) from None
 
 
@@ -192,7 +196,10 @@ def _updated(config: T, changes: Mapping[str, Any], where: Where, presets: Mappi
             values[key] = _updated(current, value, where, presets, here)
         else:
             values[key] = convert(value, fields[key], where=where(*here), name=".".join(here))
-    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+    try:
+        return dataclasses.replace(config, **values)  # type: ignore[type-var]
+    except ConfigError as error:  # a value that is out of range
+        raise ConfigError(error.what, where=where(*str(error.where).split(".")), fix=error.fix) from None
 
 
 def _fields(cls: type) -> dict[str, Any]:
@@ -202,6 +209,10 @@ def _fields(cls: type) -> dict[str, Any]:
 
 def _plain(node: yaml.Node, path: Path, lines: dict, keys: tuple[str | int, ...]) -> Any:
     lines.setdefault(keys, node.start_mark.line + 1)
+    here = f"{path}:{node.start_mark.line + 1}"
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if kind == node.tag or kind.startswith("python"):
+        raise ConfigError(f"tags like {node.tag} are not allowed", where=here)
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -215,9 +226,10 @@ def _plain(node: yaml.Node, path: Path, lines: dict, keys: tuple[str | int, ...]
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, path, lines, (*keys, index)) for index, item in enumerate(node.value)]
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.split(":")[-1].startswith("python"):
-        raise ConfigError(f"tags like {node.tag} are not allowed", where=f"{path}:{node.start_mark.line + 1}")
-    return yaml.SafeLoader("").construct_object(node)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except ValueError:
+        raise ConfigError(f"'{node.value}' is no {kind}", where=here) from None
 
 
 def _to_bool(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _requested = False
@@ -24,7 +24,8 @@ def graceful(notify: Callable[[str], None]) -> Iterator[None]:
         if _requested:
             raise KeyboardInterrupt
         _requested = True
-        notify("Stopping and saving. Press Ctrl-C again to stop at once (what is not saved is then lost).")
+        with suppress(RuntimeError):  # the signal came in the middle of a print, which cannot be entered twice
+            notify("Stopping and saving. Press Ctrl-C again to stop at once (what is not saved is then lost).")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

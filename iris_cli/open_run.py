@@ -1,6 +1,7 @@
 """From what a person types to an open run: the default run of a dataset, the newest run, or a new one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ from iris_cli.agents import presets_for, section_presets_for
 from iris_cli.config import nearest, parse_assignments, updated
 from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.envs.vector import VectorEnv
-from iris_cli.errors import ConfigError, DatasetError, RunError
+from iris_cli.errors import ConfigError, DatasetError, IrisError, RunError
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run, choose_device, newest_run
@@ -46,21 +47,22 @@ def open_for_training(
         console.say(f"New run {directory}: {name}, preset {config.preset}, seed {made.seed}, on {made.device}.")
         return made
     opened = Run.open(directory, device=chosen, training=True)
-    for key, given, there in (
-        ("agent", agent, opened.agent_name), ("preset", preset, opened.config.preset), ("seed", seed, opened.seed)
-    ):  # fmt: skip
-        if given is not None and given != there:
-            raise RunError(
-                f"the run has {key} {there}, not {given}", where=directory, fix="Start another: --run runs/NAME."
-            )
-    if environment.to_mapping() != opened.environment.to_mapping() or num_actions != opened.agent.num_actions:
-        raise DatasetError(
-            f"the dataset is of {environment.name}, but {directory} learns {opened.environment.name} "
-            "(or the same game with other settings)", where=dataset, fix="Start another run: --run runs/NAME.",
-        )  # fmt: skip
-    opened.dataset_path = dataset
-    for sentence in opened.change(changes, where=lambda *keys: "--set " + ".".join(keys)):
-        console.say(f"Changed {sentence}.")
+    with closing_on_error(opened):
+        for key, given, there in (
+            ("agent", agent, opened.agent_name), ("preset", preset, opened.config.preset), ("seed", seed, opened.seed)
+        ):  # fmt: skip
+            if given is not None and given != there:
+                raise RunError(
+                    f"the run has {key} {there}, not {given}", where=directory, fix="Start another: --run runs/NAME."
+                )
+        if environment.to_mapping() != opened.environment.to_mapping() or num_actions != opened.agent.num_actions:
+            raise DatasetError(
+                f"the dataset is of {environment.name}, but {directory} learns {opened.environment.name} "
+                "(or the same game with other settings)", where=dataset, fix="Start another run: --run runs/NAME.",
+            )  # fmt: skip
+        opened.dataset_path = dataset
+        for sentence in opened.change(changes, where=lambda *keys: "--set " + ".".join(keys)):
+            console.say(f"Changed {sentence}.")
     return opened
 
 
@@ -79,10 +81,21 @@ def open_for_collecting(run: Path, *, env: str | None, dataset: Path | None, dev
         RunError: if it learned another one.
     """
     opened = Run.open(run, device=choose_device(device), training=True)
-    if env is not None and training_spec(env) != opened.environment:
-        raise RunError(f"the run plays {opened.environment.name}, not {env}", where=run, fix="Leave --env away.")
+    with closing_on_error(opened):
+        if env is not None and training_spec(env) != opened.environment:
+            raise RunError(f"the run plays {opened.environment.name}, not {env}", where=run, fix="Leave --env away.")
     opened.dataset_path = dataset or opened.dataset_path
     return opened
+
+
+@contextmanager
+def closing_on_error(run: Run) -> Iterator[None]:
+    """Within it, an error closes the run."""
+    try:
+        yield
+    except BaseException:
+        run.close()
+        raise
 
 
 def environment_named(env: str | None) -> EnvSpec:
@@ -97,9 +110,15 @@ def environment_named(env: str | None) -> EnvSpec:
 
 
 def alone(stage: Callable[[Run, S], Report], run: Run, settings: S) -> Report:
-    """Carry out one stage outside a pipeline, and save what it did."""
-    report = stage(run, settings)
-    run.save()
+    """Carry out one stage outside a pipeline, save what it did, and close the run."""
+    try:
+        report = stage(run, settings)
+        run.save()
+    except IrisError:
+        run.withdraw()
+        raise
+    finally:
+        run.close()
     return report
 
 
@@ -110,6 +129,8 @@ def configured(agent: str, preset: str, changes: dict[str, Any]) -> Any:
         ConfigError: for an unknown agent, preset or setting.
     """
     presets = presets_for(agent)
+    if "preset" in changes:
+        raise ConfigError("a preset of the whole agent is not a single setting", where="--set", fix="Use --preset.")
     if preset not in presets:
         raise ConfigError(f"unknown preset '{preset}'", where="--preset", fix=nearest(preset, presets))
     return updated(

@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from iris_cli.agents import presets_for, section_presets_for
 from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest, parse_assignments, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.envs.vector import VectorEnv
-from iris_cli.errors import ConfigError, Interrupted, RunError
+from iris_cli.errors import ConfigError, Interrupted, IrisError, RunError
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run, choose_device, read_card
@@ -140,6 +141,8 @@ def make_plan(
 
     environment = training_spec(scalar("game", str, None))
     agent_name, seed_value = scalar("agent", str, "iris"), scalar("seed", int, 0)
+    if not 0 <= seed_value < 2**32:
+        raise ConfigError(f"seed is {seed_value}, but must lie in 0 to 2^32 - 1", where=document.where("seed"))
     variables = {"game": environment.stem, "agent": agent_name, "seed": seed_value}
     stage_changes = {name: changes.pop(name) for name in list(changes) if name in SETTINGS}
     stages = _stages(document, top, scalar("rounds", int, 1 if "round" in top else 0), stage_changes)
@@ -195,8 +198,19 @@ def execute(plan: Plan, *, device: str = "auto") -> Report:
         RunError: if the run has done something that is not in the plan.
         Interrupted: after Ctrl-C, with the work saved.
     """
+    with closing(_open(plan, device)) as run:
+        try:
+            return _execute(plan, run)
+        except IrisError:
+            run.withdraw()
+            raise
+
+
+def _execute(plan: Plan, run: Run) -> Report:
     begun = time.monotonic()
-    run = _open(plan, device)
+    sections = {name: section for name, section in to_mapping(plan.config).items() if isinstance(section, dict)}
+    for sentence in run.change(sections, where=lambda *keys: str(plan.source)):
+        console.say(f"Changed {sentence}.")
     position = _resume(run, plan)
     words = f"{plan.source}: {plan.environment.name} on {run.device}, run {plan.run}"
     if position == len(plan.stages):
@@ -219,8 +233,11 @@ def _step(run: Run, plan: Plan, index: int) -> Report:
     try:
         report = _perform(run, planned)
     except Interrupted:
-        if run.progress is None:  # a stage that changes no weights: it starts again from here
+        if run.progress is None:  # a stage that changes no weights
             run.save()
+            raise Interrupted(
+                f"Stopped in {planned.stage} ({planned.label}); the same command goes on, from the start of this stage."
+            ) from None
         raise
     seconds = time.monotonic() - started
     run.cursor = {"position": index + 1, "done": _digest(plan.stages[: index + 1])}
@@ -275,17 +292,16 @@ def _open(plan: Plan, device: str) -> Run:
     chosen = choose_device(device)
     if (plan.run / "run.yaml").exists():
         card = read_card(plan.run)
-        for key, value in (("agent", plan.agent), ("seed", plan.seed), ("environment", plan.environment.to_mapping())):
+        for key, value in (
+            ("agent", plan.agent), ("seed", plan.seed), ("dataset", str(plan.dataset)),
+            ("environment", plan.environment.to_mapping()),
+        ):  # fmt: skip
             if card[key] != value:
                 raise RunError(
                     f"the run has {key} {card[key]}, but the pipeline {value}", where=plan.run,
                     fix="Name another run: --set run=runs/NAME.",
                 )  # fmt: skip
-        run = Run.open(plan.run, device=chosen, training=True)
-        sections = {name: section for name, section in to_mapping(plan.config).items() if isinstance(section, dict)}
-        for sentence in run.change(sections, where=lambda *keys: str(plan.source)):
-            console.say(f"Changed {sentence}.")
-        return run
+        return Run.open(plan.run, device=chosen, training=True)
     if plan.dataset.exists():
         with Dataset.open(plan.dataset) as dataset:
             dataset.check_environment(plan.environment.to_mapping())
@@ -366,9 +382,12 @@ def _entry(
     def where(*keys: str) -> str:
         return document.where(phase, index, name, *keys)
 
-    settings = dict(given) if isinstance(given, dict) else {} if given is None else given
-    if not isinstance(settings, dict):
+    if not isinstance(given, dict | None):
         raise ConfigError(f"{name} takes settings like {{steps: 200}}, not {given!r}", where=here)
+    overrides = changes.get(name, {})
+    if not isinstance(overrides, dict):
+        raise ConfigError(f"give a setting of {name}, as in train-dynamics.updates=50", where="--set")
+    settings = {**(given or {}), **overrides}
     timing = {key: settings.pop(key) for key in _ROUND_KEYS if key in settings}
     if timing and phase != "round":
         raise ConfigError(f"'{next(iter(timing))}' is for the stages of a round", where=where(next(iter(timing))))
@@ -378,15 +397,11 @@ def _entry(
     )
     if every is not None and every < 1:
         raise ConfigError(f"{name}.every is {every}, but must be at least 1", where=where("every"))
-    overrides = changes.get(name, {})
-    if not isinstance(overrides, dict):
-        raise ConfigError(f"give a setting of {name}, such as {name}.updates=50", where="--set")
-    merged = {**settings, **overrides}
     stage: Any = from_mapping(
-        SETTINGS[name], merged, where=lambda *k: "--set" if k and k[0] in overrides else where(*k), called=name
+        SETTINGS[name], settings, where=lambda *k: "--set" if k and k[0] in overrides else where(*k), called=name
     )
-    if name in _COMPONENT_OF and stage.updates is None:
-        raise ConfigError(f"{name} needs updates, such as {{updates: 200}}", where=here)
+    if name in _COMPONENT_OF and (stage.updates is None or stage.updates < 1):
+        raise ConfigError(f"{name} needs updates, such as {{updates: 200}}", where=where("updates"))
 
     def due(number: int) -> bool:
         return number >= (first or 1) and (last is None or number <= last) and number % (every or 1) == 0

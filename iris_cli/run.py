@@ -5,6 +5,7 @@
       checkpoints/         see checkpoints.py
       metrics.jsonl        one line per report of a stage
       media/  reports/
+      .lock                names the process that trains it
 
 Weights cross stages only through `Run`. Replay, tokens and models stay warm in it while a pipeline runs in one process.
 """
@@ -17,7 +18,9 @@ import platform
 import shutil
 import time
 import uuid
+import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,16 +33,28 @@ from iris_cli.agents import build, config_for, section_presets_for
 from iris_cli.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint, write_atomically, write_checkpoint
 from iris_cli.config import dump_yaml, load_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
-from iris_cli.errors import ConfigError, RunError
+from iris_cli.errors import ConfigError, RunError, TrainingError
 from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.replay.dataset import Dataset
+from iris_cli.replay.lock import take_lock
 from iris_cli.replay.segments import Replay
 from iris_cli.version import VERSION
 
 FORMAT = 1
-SAVE_SECONDS = float(os.environ.get("IRIS_SAVE_SECONDS", "60"))  # between two checkpoints; a kill loses no more
+SAVE_SECONDS = float(os.environ.get("IRIS_SAVE_SECONDS", "60"))  # between two checkpoints of a training stage
 COMPONENTS = ("tokenizer", "dynamics", "actor_critic")
 TOKENIZE_BLOCK = 1024  # frames encoded between two looks at the clock
+_CARD = {  # what run.yaml must hold
+    "id": str,
+    "agent": str,
+    "environment": dict,
+    "num_actions": int,
+    "dataset": str,
+    "seed": int,
+    "config": dict,
+    "versions": dict,
+    "created": str,
+}
 
 
 @dataclass
@@ -61,7 +76,10 @@ class Progress:
 
 
 class Run:
-    """An agent's run directory, opened. Make one with `Run.create` or `Run.open`."""
+    """An agent's run directory, opened. Make one with `Run.create` or `Run.open`.
+
+    One process at a time has it open for training; any number read it.
+    """
 
     def __init__(self, directory: Path, card: dict[str, Any], config: Any, device: torch.device) -> None:
         self.directory = directory
@@ -87,8 +105,10 @@ class Run:
         self._saved_progress: dict[str, Any] | None = None
         self._metrics_bytes: int | None = None
         self._saved_at = time.monotonic()
+        self._is_new = False
         self._replay: Replay | None = None
         self._tokens_of: str | None = None
+        self._unlock: weakref.finalize | None = None  # while open for training
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -120,8 +140,10 @@ class Run:
             imported: where those came from; all components then count as trained.
 
         Raises:
-            RunError: if the directory already holds a run.
+            RunError: if the directory already holds a run, or another process is making one there.
         """
+        if not 0 <= seed < 2**32:
+            raise ConfigError(f"seed is {seed}, but must lie in 0 to 2^32 - 1", where="seed")
         if (directory / "run.yaml").exists():
             raise RunError("there is a run already", where=directory, fix="Name another with --run.")
         card = {
@@ -137,22 +159,31 @@ class Run:
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **({"imported": imported} if imported else {}),
         }
-        draft = directory.with_name(f".{directory.name}.partial")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        run = cls(draft, card, config, device)
-        if weights is not None:
-            run.agent.load_state_dict(weights)
-        run.save()
-        write_atomically(draft / "run.yaml", dump_yaml(card))
-        if directory.exists() and not any(directory.iterdir()):
-            directory.rmdir()
+        draft = directory.with_name(f".{directory.name}.partial")  # may be left by a kill, and is then written over
         try:
-            draft.rename(directory)
-        except OSError:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise RunError("the directory holds other files", where=directory, fix="Name another with --run.") from None
-        run.directory = directory
+            draft.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"the run cannot be made ({error})", where=directory, fix="Name another with --run."
+            ) from None
+        with ExitStack() as lock:
+            lock.callback(os.close, _lock(draft))
+            try:
+                run = cls(draft, card, config, device)
+                run._unlock = weakref.finalize(run, lock.pop_all().close)
+                if weights is not None:
+                    run.agent.load_state_dict(weights)
+                run.save()
+                write_atomically(draft / "run.yaml", dump_yaml(card))
+                draft.rename(directory)  # which may be there if it is empty
+            except BaseException as error:
+                shutil.rmtree(draft, ignore_errors=True)
+                if not isinstance(error, OSError):
+                    raise
+                raise RunError(
+                    f"the run cannot be made: {error}", where=directory, fix="Name another: --run."
+                ) from None
+        run.directory, run._is_new = directory, True
         return run
 
     @classmethod
@@ -162,23 +193,35 @@ class Run:
         Args:
             directory: of the run.
             device: where the agent goes.
-            training: whether optimizer states are wanted.
+            training: whether to write to it, as its only process; also loads the states of the optimizers.
 
         Raises:
-            RunError: if it is missing, damaged or written by another format.
+            RunError: if it is missing, damaged, written by another format, or (training) open for training elsewhere.
         """
-        card = read_card(directory)
-        try:
-            published = config_for(card["agent"])
-            config = updated(published, card["config"], where=lambda *keys: str(directory / "run.yaml"), presets={})
-            run = cls(directory, card, config, device)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"run.yaml lacks or spoils {error}", where=directory) from None
-        path = latest_checkpoint(directory / "checkpoints")
-        if path is None:
-            raise RunError("the run has no checkpoint", where=directory)
-        run._load(path, optimizers=training)
+        card = read_card(directory)  # before the lock, so that nothing foreign is touched
+        with ExitStack() as lock:
+            if training:
+                lock.callback(os.close, _lock(directory))
+                card = read_card(directory)  # as it is now that nobody else writes
+            try:
+                published = config_for(card["agent"])
+                config = updated(published, card["config"], where=lambda *keys: str(directory / "run.yaml"), presets={})
+                run = cls(directory, card, config, device)
+            except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+                raise RunError(f"run.yaml lacks or spoils something ({error})", where=directory / "run.yaml") from None
+            path = latest_checkpoint(directory / "checkpoints")
+            if path is None:
+                raise RunError("the run has no checkpoint", where=directory)
+            run._load(path, optimizers=training)
+            if training:
+                run._unlock = weakref.finalize(run, lock.pop_all().close)
         return run
+
+    def close(self) -> None:
+        """Let other processes train it; reading goes on working."""
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
     def _load(self, path: Path, *, optimizers: bool) -> None:
         checkpoint = read_checkpoint(path, self.device, optimizers=optimizers)
@@ -192,14 +235,19 @@ class Run:
             self._invocations, self._saved_progress = state["invocations"], state["progress"]
             self._metrics_bytes = state["metrics_bytes"]
             self._optimizer_states = checkpoint.optimizers
-        except (KeyError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise RunError(f"the checkpoint does not fit run.yaml ({reason})", where=path) from None
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
     def save(self) -> Path:
-        """Write a checkpoint: weights, optimizers, random states, counters and the dataset's length, as one unit."""
+        """Write a checkpoint: weights, optimizers, random states, counters and the dataset's length, as one unit.
+
+        Raises:
+            RunError: if the run is not open for training, or the checkpoint cannot be written.
+        """
+        self._check_writable()
         self.checkpoint_number += 1
         optimizers = {**self._optimizer_states, **{name: opt.state_dict() for name, opt in self._optimizers.items()}}
         state = {
@@ -215,11 +263,22 @@ class Run:
             "time": time.time(),
         }
         weights = dict(self.agent.state_dict())
+        broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise TrainingError(
+                f"{broken[0]} is not finite any more, so nothing was saved", where=self.directory,
+                fix="The last checkpoint is untouched; continue from it with a smaller learning rate.",
+            )  # fmt: skip
         path = write_checkpoint(
             self.directory / "checkpoints", self.checkpoint_number, Checkpoint(weights, optimizers, state)
         )
         self._saved_at = time.monotonic()
         return path
+
+    def withdraw(self) -> None:
+        """Take the directory away if it was made just now and nothing was learned or collected: a false start."""
+        if self._is_new and not any(self.updates.values()) and not self.collected["steps"]:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def save_if_due(self) -> None:
         """Save if the last checkpoint is older than `SAVE_SECONDS`."""
@@ -228,6 +287,7 @@ class Run:
 
     def log(self, **metrics: Any) -> None:
         """Append a line to metrics.jsonl; lines written after the checkpoint a run was opened at are dropped first."""
+        self._check_writable()
         path = self.directory / "metrics.jsonl"
         line = json.dumps({"time": round(time.time(), 3), "round": self.round, **metrics}) + "\n"
         with path.open("ab") as file:
@@ -241,7 +301,9 @@ class Run:
 
         Raises:
             ConfigError: for an unknown setting, or one that is part of the network.
+            RunError: if the run is not open for training.
         """
+        self._check_writable()
         config = updated(self.config, changes, where=where, presets=section_presets_for(self.agent_name))
         sentences = []
         for component in COMPONENTS:
@@ -263,6 +325,10 @@ class Run:
             self.card["config"] = to_mapping(config)
             write_atomically(self.directory / "run.yaml", dump_yaml(self.card))
         return sentences
+
+    def _check_writable(self) -> None:
+        if self._unlock is None:
+            raise RunError("the run is not open for training", where=self.directory)
 
     def is_trained(self, component: str) -> bool:
         """Whether a component has seen any update, here or where it was imported from."""
@@ -311,7 +377,12 @@ class Run:
             optimizer = make_optimizer(getattr(self.agent, component), getattr(self.config, component))
             if component in self._optimizer_states:
                 fresh = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-                optimizer.load_state_dict(self._optimizer_states[component])
+                try:
+                    optimizer.load_state_dict(self._optimizer_states[component])
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    raise RunError(
+                        f"the optimizer of {component} does not fit ({error})", where=self.directory
+                    ) from None
                 for group, settings in zip(optimizer.param_groups, fresh, strict=True):
                     group.update(lr=settings["lr"], weight_decay=settings["weight_decay"])
             self._optimizers[component] = optimizer
@@ -387,11 +458,15 @@ def read_card(directory: Path) -> dict[str, Any]:
     if not path.exists():
         what = "there is no run here" if directory.exists() else "there is no such run"
         raise RunError(what, where=directory, fix="Training makes one: iris train-tokenizer data/NAME.zarr")
-    card = load_yaml(path).data
+    document = load_yaml(path)
+    card = document.data
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else None
         raise RunError(f"run.yaml has format {found}, but this program reads format {FORMAT}", where=path)
-    config_for(card.get("agent", ""))
+    for name, kind in _CARD.items():
+        if not isinstance(card.get(name), kind):
+            raise RunError(f"run.yaml lacks {name}, or has it in another form", where=document.where(name))
+    config_for(card["agent"])
     return card
 
 
@@ -401,10 +476,14 @@ def newest_run(root: Path = Path("runs")) -> Path:
     Raises:
         RunError: if there is none.
     """
-    saved = sorted(root.glob("*/checkpoints/latest"), key=lambda path: path.stat().st_mtime)
+    saved = sorted(root.glob("[!.]*/checkpoints/latest"), key=lambda path: path.stat().st_mtime)
     if not saved:
         raise RunError("there is no run yet", where=root, fix="Training makes one: iris train-tokenizer data/NAME.zarr")
     return saved[-1].parent.parent
+
+
+def _lock(directory: Path) -> int:
+    return take_lock(directory / ".lock", what="run", where=directory, error=RunError)
 
 
 def choose_device(name: str) -> torch.device:
@@ -416,6 +495,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if name.partition(":")[0] not in ("cpu", "cuda"):
+            raise RuntimeError("there is no such device")
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

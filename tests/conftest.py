@@ -1,16 +1,27 @@
 """Fixtures that several folders share: a small real dataset, and a place to run commands in."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from iris_cli.agents import presets_for
+from iris_cli.cli import cli
+from iris_cli.envs.spec import training_spec
+from iris_cli.replay.dataset import Dataset
+from iris_cli.run import COMPONENTS, Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 Iris = Callable[..., "subprocess.CompletedProcess[str]"]
+Command = Callable[..., Result]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,3 +49,57 @@ def iris(tmp_path: Path) -> Iris:
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
 
     return run
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Carries out a command in this process, which is quick: `command("info", "data/pong.zarr")`."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="iris")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def _furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `workplace`."""
+    place = tmp_path_factory.mktemp("furnished")
+    _make_dataset(place / "data" / "pong.zarr", "Pong", actions=6, lengths=[12, 8])
+    _make_dataset(place / "data" / "breakout.zarr", "Breakout", actions=4, lengths=[10])
+    _make_dataset(place / "data" / "empty.zarr", "Pong", actions=6, lengths=[])
+    for name, updates in (("fresh", 0), ("pong", 1)):
+        run = Run.create(
+            place / "runs" / name, agent="iris", config=presets_for("iris")["tiny"], environment=training_spec("Pong"),
+            num_actions=6, dataset=Path("data/pong.zarr"), seed=0, device=torch.device("cpu"),
+        )  # fmt: skip
+        run.updates = dict.fromkeys(COMPONENTS, updates)
+        run.save()
+        run.close()
+    return place
+
+
+@pytest.fixture
+def workplace(_furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with random frames in data/{pong,breakout,empty}.zarr and two tiny runs of Pong.
+
+    runs/pong says that it has been trained, runs/fresh has not been.
+    """
+    place = tmp_path / "work"
+    shutil.copytree(_furnished, place)
+    monkeypatch.chdir(place)
+    return place
+
+
+def _make_dataset(path: Path, game: str, *, actions: int, lengths: list[int]) -> None:
+    environment, meanings = training_spec(game).to_mapping(), [f"ACTION{index}" for index in range(actions)]
+    steps, draws = sum(lengths), np.random.default_rng(0)
+    over = np.isin(np.arange(steps), np.cumsum(lengths) - 1)
+    with Dataset.create(path, environment=environment, action_meanings=meanings) as dataset:
+        if steps:
+            dataset.append(
+                observations=draws.integers(0, 256, (steps, 64, 64, 3), np.uint8),
+                actions=draws.integers(0, actions, steps), rewards=over.astype(np.float32), terminations=over,
+                truncations=np.zeros(steps, bool), episode_lengths=lengths, extends_last=False, writer="random",
+            )  # fmt: skip

@@ -53,7 +53,7 @@ def section_presets_for(agent: str) -> dict[str, dict[str, Any]]:
 
 def _settings(agent: str) -> ModuleType:
     settings = {"iris": iris_config}
-    if agent not in settings:
+    if not isinstance(agent, str) or agent not in settings:
         raise _unknown(agent)
     return settings[agent]
 

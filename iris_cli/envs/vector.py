@@ -215,7 +215,8 @@ class _Worker:
 
 def _serve(pipe: Connection, spec: EnvSpec) -> None:
     """Answer until the pipe closes or the game raises."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe when it is ready
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the parent, which closes the pipe when it is ready
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):  # the parent has gone
         try:
             game: _Game = _attempt(spec, _Game, spec)

@@ -1,6 +1,7 @@
 """An agent's policy in real environments: frames in, actions out, memory kept between steps.
 
-Source: fact sheet of IRIS, sections 5 and 8. One epsilon draw a step replaces the actions of all environments.
+Source: fact sheet of IRIS, sections 5 and 8. One epsilon draw a step replaces the actions of all environments, unless
+each has draws of its own.
 """
 
 from typing import Any
@@ -59,7 +60,7 @@ class Actor:
         probabilities = torch.softmax(output.logits_actions.float().cpu() / self._temperature, dim=-1)  # (rows, A)
         actions = np.zeros(self._num_envs, dtype=np.int64)
         actions[rows] = self._sample(probabilities, rows).numpy()
-        return self._explore(actions)
+        return self._explore(actions, rows)
 
     def _see(self, frames: np.ndarray) -> Tensor:
         return self._agent.see(torch.from_numpy(frames).to(self._device).permute(0, 3, 1, 2))
@@ -73,10 +74,13 @@ class Actor:
             )
         return (probabilities / noise).argmax(-1)
 
-    def _explore(self, actions: np.ndarray) -> np.ndarray:
+    def _explore(self, actions: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self._epsilon <= 0:
             return actions
-        generator = self._generators[0]
-        if torch.rand((), generator=generator).item() >= self._epsilon:
-            return actions
-        return torch.randint(self._agent.num_actions, (self._num_envs,), generator=generator).numpy()
+        together = len(self._generators) == 1
+        draws = [(slice(None), self._generators[0])] if together else [(row, self._generators[row]) for row in rows]
+        for which, generator in draws:
+            if torch.rand((), generator=generator).item() < self._epsilon:
+                shape = actions[which].shape
+                actions[which] = torch.randint(self._agent.num_actions, shape, generator=generator).numpy()
+        return actions

@@ -51,7 +51,8 @@ def lambda_returns(rewards: Tensor, discounts: Tensor, values: Tensor, bootstrap
     Raises:
         ShapeError: if the four do not agree on B and H.
 
-    Source: Sutton & Barto 2018, section 12.1. The three references' forms equal this one (tests/learn/test_lambda_returns.py).
+    Source: Sutton & Barto 2018, section 12.1. The three references' forms equal this one
+    (tests/learn/test_lambda_returns.py).
     """
     if not (rewards.dim() == 2 and rewards.shape == discounts.shape == values.shape):
         shapes = ", ".join(str(tuple(x.shape)) for x in (rewards, discounts, values))

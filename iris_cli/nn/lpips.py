@@ -146,7 +146,15 @@ def _read(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        SafetensorError,
+    ) as error:
         raise CheckpointError("not a readable file of LPIPS weights", where=file, fix=_FIX) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"holds a {type(content).__name__}, not a dictionary of weights", where=file, fix=_FIX)

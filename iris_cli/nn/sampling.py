@@ -7,8 +7,8 @@ from torch import Tensor
 def sample(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw one class per row.
 
-    An exponential race: argmax(p / noise) with noise ~ Exponential(1) is distributed as p. On a CPU these are the draws of
-    `torch.distributions.Categorical` for the same generator state; on a GPU they need no check on the host.
+    An exponential race: argmax(p / noise) with noise ~ Exponential(1) is distributed as p. On a CPU these are the
+    draws of `torch.distributions.Categorical` for the same generator state; on a GPU they need no check on the host.
 
     Args:
         logits: (..., classes), unnormalised log-probabilities.

@@ -1,4 +1,4 @@
-"""A GPT: pre-LayerNorm blocks over embeddings, learned absolute positions, optional KV cache. It knows no tokens and no heads."""
+"""A GPT: pre-LayerNorm blocks over embeddings, learned absolute positions, optional KV cache. No tokens, no heads."""
 
 import torch
 import torch.nn.functional as F

@@ -85,7 +85,7 @@ class Dataset:
             group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
             for name, field in _FIELDS.items():
                 _create_array(group, name, field)
-            dataset = cls(path, content, take_lock(unfinished))
+            dataset = cls(path, content, _lock(unfinished))
             unfinished.rename(path)
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -102,7 +102,7 @@ class Dataset:
         """
         path = Path(path)
         attributes = read_attributes(path)  # before the lock, so that nothing foreign is touched
-        dataset = cls(path, attributes, take_lock(path) if writable else None)
+        dataset = cls(path, attributes, _lock(path) if writable else None)
         try:
             dataset._attributes = read_attributes(path)  # what was committed until the lock was free
             dataset._check()
@@ -477,6 +477,11 @@ class Dataset:
         return DatasetError(
             f"the dataset is damaged: {name} {how}", where=self.path, fix="Restore it from a copy, or collect it anew."
         )
+
+
+def _lock(path: Path) -> int:
+    # Inside an array, where listing a group's members does not stumble over it.
+    return take_lock(path / "actions" / ".lock", what="dataset", where=path, error=DatasetError)
 
 
 def _create_array(group: zarr.Group, name: str, field: _Field) -> None:

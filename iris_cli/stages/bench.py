@@ -76,7 +76,7 @@ class _Clock:
         work()  # warms up
         times: list[float] = []
         with console.progress(title, max(1, round(self._seconds)), "s") as bar:
-            while sum(times) < self._seconds:
+            while not times or sum(times) < self._seconds:
                 begun = time.perf_counter()
                 work()
                 if self._device.type == "cuda":

@@ -46,7 +46,7 @@ class Collect:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.num_envs < 1:
             raise ConfigError("steps and num_envs must be at least 1", where="collect")
-        if not 0 <= self.epsilon <= 1 or self.temperature <= 0:
+        if not 0 <= self.epsilon <= 1 or not self.temperature > 0:
             raise ConfigError("epsilon must lie in [0, 1] and temperature above 0", where="collect")
 
 
@@ -62,7 +62,8 @@ def collect(run: Run, settings: Collect) -> Report:
         with closing(collection):
             collection.burn_in(actor, run.config.actor_critic.burn_in)
             report = collection.play(actor, title=f"collect ({run.environment.name}, policy of {run.directory})")
-        run.collected = {"steps": dataset.num_steps, "collector": dataset.attributes.get("collector")}
+        if run.dataset_path == Path(run.card["dataset"]):
+            run.collected = {"steps": dataset.num_steps, "collector": dataset.attributes.get("collector")}
     run.end("collect")
     return report
 
@@ -116,11 +117,15 @@ class _Collection:
         self._dataset, self._settings, self._seed, self._writer = dataset, settings, seed, writer
         self._envs = VectorEnv(environment, settings.num_envs)
         self.num_actions = self._envs.num_actions
-        self.draws = np.random.default_rng([seed, _ACTION_STREAM])
         self._buffers: list[_Buffer] = [_Buffer() for _ in range(settings.num_envs)]
         self._scores: list[float] = []
         saved = dataset.attributes.get("collector")
-        if saved is not None and saved["num_envs"] == settings.num_envs and saved["seed"] == seed:
+        if saved is not None and (saved["num_envs"] != settings.num_envs or saved["seed"] != seed):
+            saved = None
+        # What begins anew after stored steps must not repeat them, even with their seed.
+        self._origin: int = dataset.num_steps if saved is None else saved["origin"]
+        self.draws = np.random.default_rng([seed, _ACTION_STREAM, self._origin])
+        if saved is not None:
             self._resets: list[int] = saved["resets"]
             self._pieces: list[list[int]] = saved["pieces"]
             self._running: list[float] = saved["scores"]
@@ -191,7 +196,7 @@ class _Collection:
 
     def _next_seed(self, env: int) -> int:
         self._resets[env] += 1
-        return int(np.random.SeedSequence([self._seed, env, self._resets[env]]).generate_state(1)[0]) >> 1
+        return int(np.random.SeedSequence([self._seed, env, self._resets[env], self._origin]).generate_state(1)[0]) >> 1
 
     def _commit(self) -> None:
         if not any(buffer.actions for buffer in self._buffers):
@@ -225,6 +230,7 @@ class _Collection:
         return {
             "num_envs": self._settings.num_envs,
             "seed": self._seed,
+            "origin": self._origin,
             "resets": self._resets,
             "pieces": self._pieces,
             "scores": self._running,

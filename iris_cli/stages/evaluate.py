@@ -40,9 +40,10 @@ class Evaluate:
     max_steps: int | None = None  # steps per episode, for quick looks; None: the published 27,000
 
     def __post_init__(self) -> None:
-        if self.episodes < 1 or (self.num_envs is not None and self.num_envs < 1):
-            raise ConfigError("episodes and num_envs must be at least 1", where="evaluate")
-        if self.temperature <= 0 or not 0 <= self.epsilon <= 1:
+        counts = (self.episodes, self.num_envs, self.max_steps)
+        if any(count is not None and count < 1 for count in counts) or self.seed < 0:
+            raise ConfigError("episodes, num_envs, max_steps must be at least 1, seed not negative", where="evaluate")
+        if not self.temperature > 0 or not 0 <= self.epsilon <= 1:
             raise ConfigError("temperature must be above 0 and epsilon in [0, 1]", where="evaluate")
 
 

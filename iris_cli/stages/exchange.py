@@ -40,7 +40,8 @@ def import_checkpoint(
     """
     environment, changes = training_spec(env), parse_assignments(assignments)
     state = read_published(source)
-    heads = changes.get("dynamics", {}).get("heads")
+    dynamics = changes.get("dynamics")
+    heads = dynamics.get("heads") if isinstance(dynamics, dict) else None
     heads = None if heads is None else convert(heads, int, where="--set", name="dynamics.heads")
     config, num_actions = config_from_state_dict(state, heads=heads)
     config = updated(
@@ -65,6 +66,7 @@ def import_checkpoint(
         path = directory / "lpips.safetensors"
         save_file(load_lpips(source).state_dict(), path)
         imported.change({"tokenizer": {"lpips": str(path)}}, where=lambda *keys: str(directory))
+    imported.close()
     figures: dict[str, float | int | str] = {
         "environment": environment.name,
         "actions": num_actions,
@@ -88,6 +90,8 @@ def export_checkpoint(run: Run, target: Path) -> Report:
         torch.save(state, draft)
         draft.replace(target)
     except (OSError, RuntimeError) as error:
+        if draft.is_file():
+            draft.unlink()
         raise CheckpointError(f"the file cannot be written ({error})", where=target) from None
     figures: dict[str, float | int | str] = {
         "entries": len(state),

@@ -106,7 +106,9 @@ def _download(item: Download, directory: Path, progress: Progress) -> Path:
     except (OSError, http.client.HTTPException) as error:
         raise CheckpointError(f"{item.name} could not be downloaded ({error})", where=item.url, fix=_BY_HAND) from error
     if size is not None and done != size:
-        raise CheckpointError(f"{item.name} broke off after {done:,} of {size:,} bytes", where=item.url, fix="Try again.")
+        raise CheckpointError(
+            f"{item.name} broke off after {done:,} of {size:,} bytes", where=item.url, fix="Try again."
+        )
     if not digest.hexdigest().startswith(item.digest):
         raise CheckpointError(
             f"{item.name} is not the file that was expected: its {item.algorithm} is {digest.hexdigest()}, "

@@ -44,8 +44,10 @@ class Imagine:
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ConfigError(f"'{self.policy}' is not one of {', '.join(POLICIES)}", where="imagine.policy")
-        if min(self.steps, self.num, self.context) < 1 or self.warm_up < 0:
-            raise ConfigError("steps, num and context must be at least 1", where="imagine")
+        if min(self.steps, self.num, self.context) < 1 or min(self.warm_up, self.seed) < 0:
+            raise ConfigError("steps, num, context must be at least 1, warm_up and seed not negative", where="imagine")
+        if not self.temperature > 0 or not self.fps > 0:
+            raise ConfigError("temperature and fps must be above 0", where="imagine")
         media_writer(self.render)
 
 
@@ -61,6 +63,11 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
         RunError: if the tokenizer was never trained, or stored episodes are wanted and too short.
     """
     needs_training(run, "tokenizer")
+    if settings.context > run.config.dynamics.max_blocks:
+        raise ConfigError(
+            f"context is {settings.context}, but the dynamics reads {run.config.dynamics.max_blocks} steps at most",
+            where="imagine.context",
+        )
     begun = time.monotonic()
     with console.progress("imagine", settings.num, "dreams") as bar:
         films = []
@@ -70,7 +77,7 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
                 _stored(run, settings, seeds) if settings.policy == "dataset" else _played(run, settings, seeds)
             )
             bar.advance()
-            if interrupts.requested():
+            if interrupts.requested() and index + 1 < settings.num:
                 raise Interrupted("imagine stopped; nothing was written.")
     path = write_media(compose(films), path or settings.render, fps=settings.fps)
     real, dreamt = (np.mean([_total(film.columns[index]) for film in films]) for index in (0, 2))

@@ -30,8 +30,8 @@ def _run(path: Path) -> dict[str, Any]:
         "kind": "run",
         "path": str(path),
         "agent": card["agent"],
-        "preset": card["config"]["preset"],
-        "environment": card["environment"]["id"],
+        "preset": card["config"].get("preset"),
+        "environment": card["environment"].get("id"),
         "environment_settings": card["environment"],
         "dataset": card["dataset"],
         "seed": card["seed"],
@@ -54,9 +54,12 @@ def _run(path: Path) -> dict[str, Any]:
             raise RunError(f"the checkpoint cannot be read ({error})", where=checkpoint) from None
     reports = sorted((path / "reports").glob("evaluate-*.json"), key=lambda file: file.stat().st_mtime)
     if reports:
-        newest = json.loads(reports[-1].read_text(encoding="utf-8"))
-        facts["last_evaluation"] = {
-            "report": str(reports[-1]), "mean": newest["mean"], "episodes": len(newest["scores"]),
-            "human_normalised": newest["human_normalised"],
-        }  # fmt: skip
+        try:
+            newest = json.loads(reports[-1].read_text(encoding="utf-8"))
+            facts["last_evaluation"] = {
+                "report": str(reports[-1]), "mean": newest["mean"], "episodes": len(newest["scores"]),
+                "human_normalised": newest["human_normalised"],
+            }  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"the report cannot be read ({error})", where=reports[-1], fix="Remove it.") from None
     return facts

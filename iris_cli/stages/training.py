@@ -122,10 +122,20 @@ def needs_training(run: Run, component: str) -> None:
 
 
 def tokenized(run: Run) -> Replay:
-    """The replay with the present tokenizer's tokens, with a progress bar where frames have to be encoded."""
+    """The replay with the present tokenizer's tokens, with a progress bar where frames have to be encoded.
+
+    Raises:
+        Interrupted: after Ctrl-C.
+    """
     replay = needs_steps(run.replay(), run)
     with console.progress("tokenize", replay.num_steps, "frames") as bar:
-        return run.tokenized_replay(bar.advance)
+
+        def on_block(frames: int) -> None:
+            bar.advance(frames)
+            if interrupts.requested():
+                raise Interrupted("Stopped while frames became tokens; the same command goes on.")
+
+        return run.tokenized_replay(on_block)
 
 
 def _plan(run: Run, stage: str, probe: Callable[[Any, Progress], tuple[Part, float]]) -> int:

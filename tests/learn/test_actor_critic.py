@@ -52,7 +52,9 @@ def test_an_action_that_paid_off_becomes_more_likely(rollout: Rollout) -> None:
 
 
 def test_steps_after_an_end_count(rollout: Rollout) -> None:
-    ended = dataclasses.replace(rollout, ends=torch.zeros(4, 5, dtype=torch.bool).index_fill(1, torch.tensor([0]), True))
+    ended = dataclasses.replace(
+        rollout, ends=torch.zeros(4, 5, dtype=torch.bool).index_fill(1, torch.tensor([0]), True)
+    )
 
     loss_of(ended).total.backward()
 

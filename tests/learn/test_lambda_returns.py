@@ -39,9 +39,7 @@ def test_it_is_the_weighted_sum_of_n_step_returns(arrays: tuple[Tensor, ...]) ->
     lam, horizon = 0.7, 7
     after = torch.cat([values[:, 1:], bootstrap[:, None]], 1)
     weights = torch.cat([torch.ones(3, 1), discounts], 1).cumprod(1)
-    n_step = [
-        (weights[:, :n] * rewards[:, :n]).sum(1) + weights[:, n] * after[:, n - 1] for n in range(1, horizon + 1)
-    ]
+    n_step = [(weights[:, :n] * rewards[:, :n]).sum(1) + weights[:, n] * after[:, n - 1] for n in range(1, horizon + 1)]
     shares = [(1 - lam) * lam ** (n - 1) for n in range(1, horizon)] + [lam ** (horizon - 1)]
 
     returns = lambda_returns(*arrays, lam=lam)

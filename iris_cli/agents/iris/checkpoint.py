@@ -1,11 +1,12 @@
 """The state dict that the published trainer writes as `last.pt`, to our networks and back.
 
-Its 624 entries (at published size, LPIPS included) are our weights under other names, in its order; query, key and value lie
-apart there, and it also holds masks, which tokens each head reads, and the frozen LPIPS network.
+Its 624 entries (at published size, LPIPS included) are our weights under other names, in an order of their own. Query,
+key and value lie apart there; it also holds attention masks, the positions each head reads, and the LPIPS network.
 
 Source: fact sheet of IRIS, sections 10 and 13.
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,13 @@ from torch import Tensor, nn
 
 from iris_cli.agents.iris.agent import Agent
 from iris_cli.agents.iris.config import (
-    IMAGE_SIZE, TOKENS_PER_BLOCK, TOKENS_PER_FRAME, ActorCriticConfig, DynamicsConfig, IrisConfig, TokenizerConfig,
+    IMAGE_SIZE,
+    TOKENS_PER_BLOCK,
+    TOKENS_PER_FRAME,
+    ActorCriticConfig,
+    DynamicsConfig,
+    IrisConfig,
+    TokenizerConfig,
 )  # fmt: skip
 from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
@@ -35,9 +42,13 @@ def read_published(path: Path) -> dict[str, Tensor]:
         CheckpointError: if the file is missing, damaged, holds code, or is no state dict of an IRIS agent.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickles: the error says enough
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"the file cannot be read: {error.strerror or error}", where=path, fix=_FIX) from None
     except Exception as error:  # a foreign file can make the unpickler raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = "damaged, or more than tensors in it: " + type(error).__name__
         raise CheckpointError(f"the file cannot be read as weights ({reason})", where=path, fix=_FIX) from None
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError("the file holds something else than a state dict", where=path, fix=_FIX)
@@ -56,7 +67,7 @@ def config_from_state_dict(state: Mapping[str, Tensor], *, heads: int | None = N
 
     Args:
         state: the state dict.
-        heads: of the attention, which leaves no trace in the file; None takes one for each 64 of the width, as published.
+        heads: of the attention; they leave no trace in the file. None takes one for each 64 of the width, as published.
 
     Raises:
         CheckpointError: if it is no state dict of an IRIS agent.
@@ -139,15 +150,15 @@ def _dynamics_views(dynamics: Dynamics) -> Iterator[tuple[str, Tensor]]:
     transformer = dynamics.transformer
     for i, block in enumerate(transformer.blocks):
         name = f"transformer.blocks.{i}"
-        yield from _named(f"{name}.ln1", block.ln1)
-        yield from _named(f"{name}.ln2", block.ln2)
+        yield from _named(f"{name}.ln1", block.get_submodule("ln1"))
+        yield from _named(f"{name}.ln2", block.get_submodule("ln2"))
         yield f"{name}.attn.mask", transformer.mask.float()
-        thirds = {kind: third.chunk(3) for kind, third in block.attn.qkv.named_parameters()}  # query, key, value
+        thirds = {kind: qkv.chunk(3) for kind, qkv in block.get_submodule("attn.qkv").named_parameters()}
         for part, third in (("key", 1), ("query", 0), ("value", 2)):
             for kind in ("weight", "bias"):
                 yield f"{name}.attn.{part}.{kind}", thirds[kind][third]
-        yield from _named(f"{name}.attn.proj", block.attn.proj)
-        yield from _named(f"{name}.mlp", block.mlp)
+        yield from _named(f"{name}.attn.proj", block.get_submodule("attn.proj"))
+        yield from _named(f"{name}.mlp", block.get_submodule("mlp"))
     yield from _named("transformer.ln_f", transformer.ln_f)
     yield "pos_emb.weight", transformer.positions.weight
     yield "embedder.embedding_tables.0.weight", dynamics.embed_actions.weight

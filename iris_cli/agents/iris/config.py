@@ -26,6 +26,14 @@ def _positive(section: str, config: object, names: tuple[str, ...]) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}, but must be positive", where=f"{section}.{name}")
 
 
+def _between(section: str, config: object, names: tuple[str, ...], low: float, high: float) -> None:
+    for name in names:
+        if not low <= getattr(config, name) <= high:
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}, but must lie in {low:g} to {high:g}", where=f"{section}.{name}"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """The VQ autoencoder and how it learns."""
@@ -67,8 +75,17 @@ class TokenizerConfig:
                 where="tokenizer.channel_multipliers",
             )
         _positive(
-            "tokenizer", self, ("codes", "code_width", "base_channels", "batch_size", "micro_batch", "learning_rate")
-        )
+            "tokenizer", self,
+            ("codes", "code_width", "latent_channels", "base_channels", "res_blocks", "batch_size", "micro_batch",
+             "learning_rate", "clip_norm"),
+        )  # fmt: skip
+        _between("tokenizer", self, ("dropout", "ema_decay"), 0, 1)
+        widths = [self.base_channels * multiplier for multiplier in (1, *self.channel_multipliers)]
+        if min(widths) < 1 or (self.network == "residual" and any(width % 32 for width in widths)):
+            raise ConfigError(
+                f"the levels have {', '.join(map(str, widths))} channels, but need at least 1, and a residual network "
+                "multiples of 32", where="tokenizer.channel_multipliers",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +115,8 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         _one_of("dynamics.attention", self.attention, ("causal", "block-causal"))
         _positive("dynamics", self, ("layers", "heads", "width", "max_blocks", "segment_length", "batch_size"))
+        _positive("dynamics", self, ("learning_rate", "clip_norm"))
+        _between("dynamics", self, ("embedding_dropout", "attention_dropout", "residual_dropout", "weight_decay"), 0, 1)
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}", where="dynamics.width")
         if self.segment_length > self.max_blocks:
@@ -127,14 +146,12 @@ class ActorCriticConfig:
     clip_norm: float = 10.0
 
     def __post_init__(self) -> None:
-        _positive("actor_critic", self, ("lstm_width", "burn_in", "batch_size", "learning_rate"))
+        _positive("actor_critic", self, ("lstm_width", "burn_in", "batch_size", "learning_rate", "clip_norm"))
+        if min(self.channels) < 1:
+            raise ConfigError(f"channels are {self.channels}, but must be positive", where="actor_critic.channels")
         if self.horizon < 2:
             raise ConfigError(f"horizon is {self.horizon}, but must be at least 2", where="actor_critic.horizon")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}, but must lie in [0, 1]", where=f"actor_critic.{name}"
-                )
+        _between("actor_critic", self, ("gamma", "lam"), 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The dynamics of IRIS: a GPT over blocks of 16 frame tokens and an action, with heads for what comes next.
 
-Source: fact sheet of IRIS, section 3. What is easy to miss: the last token of a frame predicts nothing, the action predicts
-the next frame's first token, and so a segment's very first token is never predicted.
+Source: fact sheet of IRIS, section 3. What is easy to miss: the last token of a frame predicts nothing, the action
+predicts the next frame's first token, and so a segment's very first token is never predicted.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class DynamicsOutput:
     """Logits for T blocks.
 
     Attributes:
-        logits_tokens: (B, T*16, V); the k-th is for the k+1-th token of the flattened frames, the last for the next frame's first.
+        logits_tokens: (B, T*16, V); row k is for token k + 1 of the flattened frames, the last for one yet to come.
         logits_rewards: (B, T, 3) for the sign of the reward after each action.
         logits_ends: (B, T, 2) for whether the episode ended with it.
     """
@@ -107,8 +107,8 @@ class Dynamics(nn.Module):
     def loss(self, segments: Segments) -> Losses:
         """Cross-entropies of tokens, reward signs and ends, with equal weights.
 
-        Each is a mean over all real entries of the batch, not of each row. Padding must be on the right, where causality
-        keeps it out of what is real; its tokens may be any.
+        Each is a mean over all real entries of the batch, not of each row. Padding must be on the right, where
+        causality keeps it out of what is real; its tokens may be any.
 
         Args:
             segments: with tokens (B, T, 16).
@@ -125,7 +125,10 @@ class Dynamics(nn.Module):
         output = self(segments.tokens, segments.actions)
         labels = labels_of(segments.tokens, segments.rewards, segments.ends, segments.mask)
         # The token after the last block is not in the segment, and the first one follows nothing.
-        logits = (output.logits_tokens[:, :-1].flatten(0, 1), *(x.flatten(0, 1) for x in (output.logits_rewards, output.logits_ends)))
+        logits = (
+            output.logits_tokens[:, :-1].flatten(0, 1),
+            *(x.flatten(0, 1) for x in (output.logits_rewards, output.logits_ends)),
+        )
         names = ("token", "reward", "end")
         losses = [F.cross_entropy(x, y, ignore_index=IGNORED) for x, y in zip(logits, labels, strict=True)]
         parts = {f"loss_{name}s": loss.detach() for name, loss in zip(names, losses, strict=True)}

@@ -12,7 +12,7 @@ from iris_cli.errors import ShapeError
 from iris_cli.learn.losses import Losses
 from iris_cli.nn.autoencoder import Decoder, Encoder
 from iris_cli.nn.lpips import LPIPS
-from iris_cli.nn.strided import StridedDecoder, StridedEncoder
+from iris_cli.nn.strided import MeanImage, StridedDecoder, StridedEncoder
 from iris_cli.nn.vector_quantizer import VectorQuantizer
 
 _CHANNELS = 3  # RGB
@@ -29,7 +29,9 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config = config
         widths = [config.base_channels * multiplier for multiplier in config.channel_multipliers]
+        self.mean_image: MeanImage | None = None
         if config.network == "strided":
+            self.mean_image = MeanImage(_CHANNELS, IMAGE_SIZE)
             self.encoder: nn.Module = StridedEncoder(_CHANNELS, config.latent_channels, widths=widths[1:])
             self.decoder: nn.Module = StridedDecoder(config.latent_channels, _CHANNELS, widths=widths[1:])
         else:
@@ -102,6 +104,8 @@ class Tokenizer(nn.Module):
         """
         _check_frames(frames)
         images = _images(frames)
+        if self.training and self.mean_image is not None:
+            self.mean_image.note(images)
         quantized = self.embedding(self._latents(images))
         reconstructions = self._images_of(quantized.latents)
         parts = {
@@ -121,26 +125,29 @@ class Tokenizer(nn.Module):
     def update_codebook(self) -> None:
         """Call once per optimizer update, after its last backward pass. Draws from torch's global generator."""
         self.embedding.update_codebook()
+        if self.mean_image is not None:
+            self.mean_image.update()
 
     def fingerprint(self) -> str:
         """16 hex digits that change whenever `encode` may."""
         fields = {name: getattr(self.config, name) for name in _ENCODING_FIELDS}
         digest = hashlib.sha256(json.dumps(fields).encode())
-        weights = {"embedding.weight": self.embedding.weight}
-        for name in ("encoder", "pre_quant_conv"):
-            weights |= {f"{name}.{key}": value for key, value in self.get_submodule(name).state_dict().items()}
-        for key, value in weights.items():
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        for name, weights in self.state_dict().items():
+            if name == "embedding.weight" or name.startswith(("mean_image.mean", "encoder.", "pre_quant_conv.")):
+                digest.update(name.encode())
+                digest.update(weights.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def _latents(self, images: Tensor) -> Tensor:
         """(N, 3, 64, 64) in [-1, 1] -> (N, E, 4, 4)."""
+        if self.mean_image is not None:
+            images = images - self.mean_image.mean
         return self.pre_quant_conv(self.encoder(images))
 
     def _images_of(self, codes: Tensor) -> Tensor:
         """(N, E, 4, 4) -> (N, 3, 64, 64), about [-1, 1]."""
-        return self.decoder(self.post_quant_conv(codes))
+        images = self.decoder(self.post_quant_conv(codes))
+        return images if self.mean_image is None else images + self.mean_image.mean
 
 
 def _check_frames(frames: Tensor) -> None:
@@ -153,9 +160,11 @@ def _check_frames(frames: Tensor) -> None:
 
 
 def _images(frames: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1], by way of [0, 1] as published, in the memory format that the device likes best."""
-    layout = torch.channels_last if frames.device.type == "cpu" else torch.contiguous_format
-    return frames.to(torch.float32, memory_format=layout).div_(255).mul_(2).sub_(1)
+    """uint8 -> float32 in [-1, 1], by way of [0, 1] as published.
+
+    Contiguous: on channels-last maps that hardly vary, GroupNorm on a CPU loses so much precision that tokens change.
+    """
+    return frames.to(torch.float32, memory_format=torch.contiguous_format).div_(255).mul_(2).sub_(1)
 
 
 def _padded(frames: Tensor, size: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The world of IRIS, acted in: the dynamics imagines tokens, the tokenizer decodes them.
 
-Source: fact sheet of IRIS, section 4. Everything is drawn, never taken as most probable, and in this order: reward, end, then
+Source: fact sheet of IRIS, section 4. Everything is drawn, never taken as most probable: reward, end, then, in order,
 the 16 tokens of the next frame. One step is 17 small passes, and none of them waits for the device.
 """
 
@@ -51,7 +51,8 @@ class IrisDream:
         generator: torch.Generator | None = None,
         greedy: bool = False,
     ) -> None:
-        assert not tokenizer.training and not dynamics.training
+        assert not tokenizer.training
+        assert not dynamics.training
         _check(tokens, actions, dynamics.config.max_blocks)
         self._tokenizer, self._dynamics = tokenizer, dynamics
         self._draw: Draw = partial(torch.argmax, dim=-1) if greedy else partial(sample, generator=generator)

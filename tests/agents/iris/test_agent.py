@@ -159,7 +159,8 @@ def test_each_loss_alone_has_the_published_gradient_norm(
     losses = {
         "loss_actions": actor_critic_loss(without_values, entropy_weight=0.0, **settings).total,
         "loss_values": actor_critic_loss(without_policy, entropy_weight=0.0, **settings).total,
-        "loss_entropy": loss_of(agent, rollout).total - actor_critic_loss(rollout, entropy_weight=0.0, **settings).total,
+        "loss_entropy": loss_of(agent, rollout).total
+        - actor_critic_loss(rollout, entropy_weight=0.0, **settings).total,
     }
     for name, loss in losses.items():
         gradients = torch.autograd.grad(
@@ -248,5 +249,5 @@ def test_settings_are_found_by_the_agents_name() -> None:
 
 @pytest.mark.parametrize("call", [config_for, presets_for, section_presets_for, lambda name: build(name, None, 3)])
 def test_an_unknown_agent_is_refused(call) -> None:
-    with pytest.raises(ConfigError, match="no agent 'irs'. .* Did you mean iris"):
+    with pytest.raises(ConfigError, match=r"no agent 'irs'\. .* Did you mean iris"):
         call("irs")

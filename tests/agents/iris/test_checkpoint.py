@@ -163,7 +163,9 @@ def test_a_full_size_checkpoint_comes_out_as_it_went_in(with_lpips: bool) -> Non
     assert sizes == [4_027_523, 8_446_469 + 256 * 6, 3_215_905 + 513 * 6]
 
 
-def test_the_golden_checkpoint_comes_out_as_it_went_in(tiny: dict[str, Tensor], golden_agent_config: IrisConfig) -> None:
+def test_the_golden_checkpoint_comes_out_as_it_went_in(
+    tiny: dict[str, Tensor], golden_agent_config: IrisConfig
+) -> None:
     agent = Agent(golden_agent_config, 4)
 
     load_published(agent, tiny)
@@ -218,7 +220,18 @@ class Bomb:
         {"tokenizer.embedding.weight": torch.zeros(4)},
         {"world_model.transformer.blocks.0.sa.mask": torch.ones(126, 126, dtype=torch.bool)},
     ],
-    ids=["empty", "garbage", "broken zip", "pickled code", "pickle", "code in zip", "list", "other net", "shape", "delta"],
+    ids=[
+        "empty",
+        "garbage",
+        "broken zip",
+        "pickled code",
+        "pickle",
+        "code in zip",
+        "list",
+        "other net",
+        "shape",
+        "delta",
+    ],
 )
 def test_what_is_no_published_checkpoint_is_refused_with_its_path(
     content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

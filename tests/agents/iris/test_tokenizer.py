@@ -215,6 +215,8 @@ def test_micro_batches_give_the_gradient_and_codebook_of_the_whole_batch() -> No
     torch.manual_seed(0)
     config = dataclasses.replace(TINY, max_pixel_weight=0.5, revive_after=0)
     whole, parts, frames = Tokenizer(config), Tokenizer(config), random_frames(8)
+    whole.loss(frames, perceptual=None)  # fixes the mean image
+    whole.update_codebook()
     parts.load_state_dict(whole.state_dict())
 
     whole.loss(frames, perceptual=None).total.backward()

@@ -1,0 +1,48 @@
+"""A small real dataset, and tiny runs that learn from it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from iris_cli.agents import presets_for
+from iris_cli.config import updated
+from iris_cli.envs.spec import training_spec
+from iris_cli.run import Run
+from iris_cli.stages.collect import Collect, collect_randomly
+
+NewRun = Callable[..., Run]
+
+
+@pytest.fixture(scope="session")
+def _collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("collected") / "pong.zarr"
+    collect_randomly(path, training_spec("Pong"), Collect(steps=300), seed=0)
+    return path
+
+
+@pytest.fixture
+def pong(_collected: Path, tmp_path: Path) -> Path:
+    """A dataset of 300 steps of Pong at random, to write to as one likes."""
+    return Path(shutil.copytree(_collected, tmp_path / "pong.zarr"))
+
+
+@pytest.fixture
+def new_run(tmp_path: Path) -> Iterator[NewRun]:
+    """Makes tiny runs, open for training: `new_run(dataset, tokenizer={"batch_size": 4})`."""
+    made: list[Run] = []
+
+    def create(dataset: Path, *, name: str = "run", seed: int = 0, preset: str = "tiny", **settings: dict) -> Run:
+        config = updated(presets_for("iris")[preset], settings, where=lambda *keys: "test", presets={})
+        run = Run.create(
+            tmp_path / name, agent="iris", config=config, environment=training_spec("Pong"), num_actions=6,
+            dataset=dataset, seed=seed, device=torch.device("cpu"),
+        )  # fmt: skip
+        made.append(run)
+        return run
+
+    yield create
+    for run in made:
+        run.close()

@@ -1,0 +1,151 @@
+"""Collecting: the same seed gives the same steps, in one piece or several, and policies are burnt in."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iris_cli import interrupts
+from iris_cli.envs.spec import EnvSpec, training_spec
+from iris_cli.errors import ConfigError, DatasetError, Interrupted
+from iris_cli.learn.acting import Actor
+from iris_cli.replay.dataset import Dataset
+from iris_cli.run import Run
+from iris_cli.stages.collect import Collect, collect, collect_randomly
+
+NewRun = Callable[..., Run]
+FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
+SHORT = EnvSpec.from_mapping({**training_spec("Pong").to_mapping(), "max_frames": 130})  # episodes of about 30 steps
+
+
+def contents(path: Path) -> dict[str, Any]:
+    dataset = Dataset.open(path)
+    return {
+        **{name: dataset.read(name).tolist() for name in FIELDS},
+        "ends": dataset.episode_ends.tolist(),
+        "collector": json.dumps(dataset.attributes["collector"], sort_keys=True),
+    }
+
+
+def randomly(path: Path, *pieces: int, seed: int = 0, num_envs: int = 1, environment: EnvSpec = SHORT) -> Path:
+    for steps in pieces:
+        collect_randomly(path, environment, Collect(steps=steps, num_envs=num_envs), seed=seed)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """60 steps of seed 0, collected at once."""
+    return contents(randomly(tmp_path_factory.mktemp("whole") / "data", 60))
+
+
+def test_the_same_seed_gives_the_same_steps_in_one_piece_or_several(
+    tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iris_cli.stages.collect.COMMIT_STEPS", 7)
+    pieces = contents(randomly(tmp_path / "pieces", 8, 52))
+    assert [name for name in whole if whole[name] != pieces[name]] == []
+    assert len(whole["ends"]) > 1
+
+
+def test_several_environments_give_the_same_steps_again(tmp_path: Path) -> None:
+    first, second = (contents(randomly(tmp_path / name, 13, 14, num_envs=3)) for name in ("first", "second"))
+    assert first == second
+    assert first["ends"] == [5, 9, 13, 18, 23, 27]  # a piece of each environment's episode for each collection
+
+
+def test_beginning_anew_repeats_no_steps(tmp_path: Path, whole: dict[str, Any]) -> None:
+    path = randomly(tmp_path / "data", 20)
+    for seed in (1, 0):
+        randomly(path, 20, seed=seed)
+    actions = contents(path)["actions"]
+    assert actions[:20] == whole["actions"][:20]
+    assert len({tuple(actions[start : start + 20]) for start in (0, 20, 40)}) == 3
+
+
+def test_an_interrupted_collection_keeps_its_steps_and_the_rest_completes_it(
+    tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([False] * 25 + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupts, "requested", lambda: next(answers))
+        with pytest.raises(Interrupted, match=r"after 25 of 60 steps.*Another 35 would complete"):
+            randomly(tmp_path / "part", 60)
+    assert contents(randomly(tmp_path / "part", 35)) == whole
+
+
+def test_another_environment_is_refused_and_the_dataset_left_alone(tmp_path: Path) -> None:
+    path = randomly(tmp_path / "data", 10)
+    before = contents(path)
+    with pytest.raises(DatasetError, match="another environment"):
+        randomly(path, 10, environment=training_spec("Breakout"))
+    assert contents(path) == before
+
+
+def test_a_runs_policy_is_burnt_in_on_the_last_stored_frames(
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    memories = []
+    burn_in, act = Actor.burn_in, Actor.act
+
+    def spy_burn_in(actor: Actor, frames: np.ndarray, mask: np.ndarray) -> None:
+        seen.append((frames, mask))
+        burn_in(actor, frames, mask)
+
+    def spy_act(actor: Actor, *arguments: Any) -> np.ndarray:
+        memories.append(actor.memory)
+        return act(actor, *arguments)
+
+    monkeypatch.setattr(Actor, "burn_in", spy_burn_in)
+    monkeypatch.setattr(Actor, "act", spy_act)
+    run = new_run(pong, actor_critic={"burn_in": 6})
+    stored = Dataset.open(pong)
+    assert stored.episode_ends.tolist() == [300]
+
+    collect(run, Collect(steps=4))
+
+    [(frames, mask)] = seen
+    assert mask.all()
+    np.testing.assert_array_equal(frames[0], stored.read("observations", 294, 300))
+    assert memories[0].hidden.abs().sum() > 0
+    assert Dataset.open(pong).attributes["writers"][-1] == {"start": 300, "who": run.writer}
+
+
+def test_burn_in_stops_at_the_beginning_of_the_episode(
+    tmp_path: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = randomly(tmp_path / "data", 3, environment=training_spec("Pong"))
+    masks = []
+    monkeypatch.setattr(Actor, "burn_in", lambda actor, frames, mask: masks.append(mask))
+    collect(new_run(path, actor_critic={"burn_in": 5}), Collect(steps=1))
+    assert [mask.tolist() for mask in masks] == [[[False, False, True, True, True]]]
+
+
+def test_a_policy_collects_the_same_again_and_goes_on_with_new_draws(tmp_path: Path, new_run: NewRun) -> None:
+    results = []
+    for name in ("a", "b"):
+        run = new_run(tmp_path / f"{name}.zarr", name=name)
+        for _ in range(2):
+            collect(run, Collect(steps=15, epsilon=0.5))
+        results.append(contents(tmp_path / f"{name}.zarr"))
+        assert run.collected["steps"] == 30
+    assert results[0] == results[1]
+    assert results[0]["actions"][:15] != results[0]["actions"][15:]
+
+
+def test_a_run_only_answers_for_its_own_dataset(pong: Path, new_run: NewRun, tmp_path: Path) -> None:
+    run = new_run(pong)
+    run.dataset_path = Path(shutil.copytree(pong, tmp_path / "other.zarr"))
+    collect(run, Collect(steps=2))
+    assert run.collected["steps"] == 0
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"num_envs": 0}, {"epsilon": 1.5}, {"temperature": 0.0}])
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Collect(**wrong)

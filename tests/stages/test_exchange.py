@@ -1,0 +1,169 @@
+"""Published weights become a run, on which everything works, and come back as they were."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from torch import Tensor
+
+import iris_cli
+from iris_cli import load_agent
+from iris_cli.agents.iris.agent import Agent
+from iris_cli.agents.iris.checkpoint import to_published
+from iris_cli.agents.iris.config import ActorCriticConfig, DynamicsConfig, IrisConfig, TokenizerConfig
+from iris_cli.errors import CheckpointError, ConfigError, RunError, ShapeError
+from iris_cli.stages.exchange import import_checkpoint
+
+CONFIG = IrisConfig(
+    tokenizer=TokenizerConfig(
+        codes=12, code_width=8, latent_channels=32, base_channels=32, res_blocks=1, attention_resolutions=(),
+    ),
+    dynamics=DynamicsConfig(layers=2, heads=2, width=16, max_blocks=3, segment_length=3),
+    actor_critic=ActorCriticConfig(channels=(4, 4, 4, 4), lstm_width=8),
+)  # fmt: skip
+HEADS = ("dynamics.heads=2",)  # the file does not tell
+
+
+@pytest.fixture(scope="module")
+def published() -> tuple[Agent, "OrderedDict[str, Tensor]"]:
+    """An agent for Pong's six actions, and its weights in the published format."""
+    torch.manual_seed(0)
+    agent = Agent(CONFIG, 6).eval()
+    return agent, to_published(agent)
+
+
+@pytest.fixture
+def imported(published: tuple[Agent, "OrderedDict[str, Tensor]"], workplace: Path) -> Path:
+    """The run that last.pt became."""
+    torch.save(published[1], "last.pt")
+    import_checkpoint(Path("last.pt"), env="Pong", run=Path("runs/imported"), device="cpu", assignments=HEADS)
+    return Path("runs/imported")
+
+
+@torch.no_grad()
+def test_the_python_surface_gives_what_the_published_network_gives(
+    published: tuple[Agent, "OrderedDict[str, Tensor]"], imported: Path
+) -> None:
+    theirs, draws = published[0], torch.Generator().manual_seed(1)
+    frames = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8, generator=draws)
+    actions = torch.randint(6, (1, 3), generator=draws)
+
+    agent = load_agent(str(imported), device="cpu")
+
+    tokens = agent.tokenizer.encode(frames)
+    assert tokens.shape == (3, 16)
+    assert tokens.dtype == torch.int64
+    assert torch.equal(tokens, theirs.tokenizer.encode(frames))
+    decoded = agent.tokenizer.decode(tokens)
+    assert decoded.shape == (3, 3, 64, 64)
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+    output, expected = agent.dynamics(tokens[None], actions), theirs.dynamics(tokens[None], actions)
+    assert output.logits_tokens.shape == (1, 48, 12)
+    assert output.logits_rewards.shape == (1, 3, 3)
+    assert output.logits_ends.shape == (1, 3, 2)
+    torch.testing.assert_close(output.logits_tokens, expected.logits_tokens)
+    first = agent.actor_critic(decoded, None)
+    second = agent.actor_critic(decoded, first.memory)
+    assert first.logits_actions.shape == (3, 6)
+    assert first.values.shape == (3,)
+    assert not torch.equal(first.values, second.values)
+    assert not agent.training
+
+
+def test_what_is_exported_is_what_was_imported(
+    published: tuple[Agent, "OrderedDict[str, Tensor]"], imported: Path, command: Callable[..., Result]
+) -> None:
+    result = command("export-checkpoint", "back.pt", "--run", imported)
+
+    assert result.exit_code == 0, result.output
+    back = torch.load("back.pt", weights_only=True)
+    assert list(back) == list(published[1])
+    assert all(torch.equal(back[name], tensor) for name, tensor in published[1].items())
+
+
+def test_every_later_command_accepts_an_imported_run(imported: Path, command: Callable[..., Result]) -> None:
+    Path("data/pong.zarr").rename("data/elsewhere.zarr")
+    lines = (
+        ["evaluate", "--run", imported, "--episodes", "1", "--max-steps", "2"],
+        ["imagine", "--run", imported, "--policy", "random", "--steps", "1", "--num", "1", "--context", "2",
+         "--render", "o.png"],
+        ["tokenize", "data/elsewhere.zarr", "--run", imported],
+        ["train-dynamics", "data/elsewhere.zarr", "--run", imported, "--updates", "1",
+         "--set", "dynamics.batch_size=1"],
+        ["info", imported],
+    )  # fmt: skip
+    for line in lines:
+        result = command(*line)
+
+        assert result.exit_code == 0, result.output
+        assert "never trained" not in result.output
+
+
+def test_the_command_makes_the_games_run(
+    published: tuple[Agent, "OrderedDict[str, Tensor]"], workplace: Path, command: Callable[..., Result]
+) -> None:
+    torch.save(published[1], "last.pt")
+    result = command("import-checkpoint", "last.pt", "--env", "PongNoFrameskip-v4", "--run", "runs/other")
+
+    assert result.exit_code == 0, result.output
+    assert "runs/other" in result.stdout
+    assert "6" in result.stdout
+
+
+def test_a_game_with_other_actions_is_refused(
+    published: tuple[Agent, "OrderedDict[str, Tensor]"], workplace: Path
+) -> None:
+    torch.save(published[1], "last.pt")
+
+    with pytest.raises(CheckpointError, match="6 actions, but Breakout has 4"):
+        import_checkpoint(Path("last.pt"), env="Breakout", run=Path("runs/x"), device="cpu")
+
+    assert not Path("runs/x").exists()
+
+
+@pytest.mark.parametrize("wrong", ["dynamics=3", "dynamics.heads=many", "dynamics.heads=3", "tokenizer.codes=3"])
+def test_settings_that_do_not_fit_the_file_are_refused(
+    published: tuple[Agent, "OrderedDict[str, Tensor]"], workplace: Path, wrong: str
+) -> None:
+    torch.save(published[1], "last.pt")
+
+    with pytest.raises((ConfigError, CheckpointError)):
+        import_checkpoint(Path("last.pt"), env="Pong", run=Path("runs/x"), device="cpu", assignments=(wrong,))
+
+    assert not Path("runs/x").exists()
+
+
+def test_a_run_is_never_written_over(imported: Path) -> None:
+    with pytest.raises(RunError, match="already"):
+        import_checkpoint(Path("last.pt"), env="Pong", run=imported, device="cpu", assignments=HEADS)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(imported: Path, command: Callable[..., Result]) -> None:
+    Path("taken").mkdir()
+
+    result = command("export-checkpoint", "taken", "--run", imported)
+
+    assert result.exit_code == 1
+    assert "taken" in result.stderr
+    assert list(Path(".").glob(".*")) == []
+
+
+@pytest.mark.parametrize(
+    "frames", [torch.zeros(2, 64, 64, 3, dtype=torch.uint8), torch.zeros(2, 3, 64, 64), torch.zeros(3, 64, 64)]
+)
+def test_wrong_frames_are_named_by_shape(workplace: Path, frames: Tensor) -> None:
+    agent = load_agent("runs/pong", device="cpu")
+
+    with pytest.raises(ShapeError):
+        agent.tokenizer.encode(frames)
+
+
+def test_the_public_names_are_there() -> None:
+    for name in iris_cli.__all__:
+        assert getattr(iris_cli, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        iris_cli.nothing  # noqa: B018
