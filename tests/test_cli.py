@@ -68,8 +68,11 @@ def test_without_a_command_the_help_is_shown(command: Command) -> None:
     assert all(name in result.output for name in cli.commands)
 
 
-def test_atari_100k_is_planned_as_published(command: Command, repository: Path, tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_atari_100k_is_planned_as_published(
+    command: Command, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
     result = command("run", repository / "pipelines" / "atari100k.yaml", "--game", "Qbert", "--dry-run")
 
     assert result.exit_code == 0

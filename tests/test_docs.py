@@ -1,5 +1,7 @@
 """What the documents say is what the program does: help, README, pipeline files."""
 
+import ast
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -94,6 +96,30 @@ def test_every_pipeline_begins_with_the_command_that_runs_it(path: Path) -> None
     assert any(line.startswith(f"iris run pipelines/{path.name}") for line in lines)
     for line in lines:
         parses(line)
+
+
+def fenced(document: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (REPOSITORY / document).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_pipelines_in_the_documents_plan(tmp_path: Path) -> None:
+    texts = fenced("pipelines/README.md", "yaml") + fenced("README.md", "yaml")
+
+    assert texts
+    for text in texts:
+        (tmp_path / "p.yaml").write_text(text)
+        assert make_plan(tmp_path / "p.yaml", game="Pong").stages
+
+
+def test_the_python_in_the_readme_imports_what_is_there() -> None:
+    texts = fenced("README.md", "python")
+
+    assert texts
+    for text in texts:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, alias.name) for alias in node.names)
 
 
 def test_every_stage_and_its_command_share_a_name() -> None:

@@ -165,7 +165,8 @@ def test_only_the_console_prints(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         calls = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
         streams = isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr")
-        assert not (calls or streams), f"{path}:{node.lineno}"
+        prints = calls or streams
+        assert not prints, f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

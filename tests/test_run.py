@@ -91,7 +91,7 @@ def test_a_run_that_was_killed_while_it_was_made_is_no_run_and_in_nobodys_way(
     for last_deed in ("iris_cli.checkpoints.write_atomically", "iris_cli.run.dump_yaml"):
         with monkeypatch.context() as patch:
             patch.setattr(last_deed, killed)
-            patch.setattr(shutil, "rmtree", lambda path, **_: path.name == ".run.partial" or rmtree(path))
+            patch.setattr(shutil, "rmtree", lambda path, **how: path.name == ".run.partial" or rmtree(path, **how))
             with pytest.raises(KeyboardInterrupt):
                 create(tmp_path / "run", seed=5)
         gc.collect()  # and frees the lock
@@ -188,7 +188,9 @@ def advance(run: Run, component: str) -> torch.Tensor:
     """One update with made-up gradients; what was drawn for it."""
     optimizer, module = run.optimizer(component), getattr(run.agent, component)
     assert run.progress is not None
-    noise = torch.rand((), generator=run.progress.draws) + torch.rand((), generator=run.progress.dreams) + torch.rand(())
+    noise = (
+        torch.rand((), generator=run.progress.draws) + torch.rand((), generator=run.progress.dreams) + torch.rand(())
+    )
     for parameter in module.parameters():
         parameter.grad = torch.full_like(parameter, float(noise))
     optimizer.step()

@@ -86,14 +86,12 @@ def test_what_is_exported_is_what_was_imported(
 
 
 def test_every_later_command_accepts_an_imported_run(imported: Path, command: Callable[..., Result]) -> None:
-    Path("data/pong.zarr").rename("data/elsewhere.zarr")
     lines = (
         ["evaluate", "--run", imported, "--episodes", "1", "--max-steps", "2"],
-        ["imagine", "--run", imported, "--policy", "random", "--steps", "1", "--num", "1", "--context", "2",
+        ["imagine", "--run", imported, "--policy", "dataset", "--steps", "1", "--num", "1", "--context", "2",
          "--render", "o.png"],
-        ["tokenize", "data/elsewhere.zarr", "--run", imported],
-        ["train-dynamics", "data/elsewhere.zarr", "--run", imported, "--updates", "1",
-         "--set", "dynamics.batch_size=1"],
+        ["tokenize", "data/pong.zarr", "--run", imported],
+        ["train-dynamics", "data/pong.zarr", "--run", imported, "--updates", "1", "--set", "dynamics.batch_size=1"],
         ["info", imported],
     )  # fmt: skip
     for line in lines:

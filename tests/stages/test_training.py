@@ -1,0 +1,220 @@
+"""The training stages learn on real frames, touch nothing but their component, and stop and go on exactly."""
+
+import copy
+import json
+import os
+import signal
+from collections.abc import Callable
+from math import log
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from iris_cli import interrupts
+from iris_cli.errors import ConfigError, Interrupted, RunError, TrainingError
+from iris_cli.learn.losses import Losses
+from iris_cli.run import Run
+from iris_cli.stages import training
+from iris_cli.stages.train_actor_critic import TrainActorCritic, train_actor_critic
+from iris_cli.stages.train_dynamics import TrainDynamics, train_dynamics
+from iris_cli.stages.train_tokenizer import TrainTokenizer, train_tokenizer
+
+NewRun = Callable[..., Run]
+STAGES: dict[str, Any] = {
+    "tokenizer": lambda run, updates: train_tokenizer(run, TrainTokenizer(updates=updates)),
+    "dynamics": lambda run, updates: train_dynamics(run, TrainDynamics(updates=updates)),
+    "actor_critic": lambda run, updates: train_actor_critic(run, TrainActorCritic(updates=updates)),
+}
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(run.agent.state_dict())
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """The components whose weights differ."""
+    return {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def trained(run: Run) -> Run:
+    """As if it had seen every stage."""
+    run.updates = dict.fromkeys(run.updates, 1)
+    return run
+
+
+def reopened(run: Run) -> Run:
+    run.close()
+    return Run.open(run.directory, device=run.device, training=True)
+
+
+# Learning
+
+
+def test_tokenizer_and_dynamics_learn_pong(pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "REPORT_EVERY", 20)
+    run = new_run(pong, dynamics={"learning_rate": 3e-3})
+    STAGES["tokenizer"](run, 80)
+    STAGES["dynamics"](run, 100)
+
+    lines = metrics(run)
+    frames = [line["reconstruction_loss"] for line in lines if line["stage"] == "train-tokenizer"]
+    assert frames[-1] < 0.5 * frames[0]
+    tokens = [line["loss_tokens"] for line in lines if line["stage"] == "train-dynamics"]
+    assert tokens[-1] < 0.95 * tokens[0]
+    assert tokens[-1] < 0.85 * log(run.config.tokenizer.codes)  # log V is what guessing costs
+    assert lines[-1]["update"] == 100
+
+
+@pytest.mark.parametrize("component", STAGES)
+def test_a_stage_changes_its_own_component_alone(pong: Path, new_run: NewRun, component: str) -> None:
+    run = trained(new_run(pong))
+    before = weights(run)
+    report = STAGES[component](run, 3)
+    assert changed(before, weights(run)) == {component}
+    assert run.updates == {**dict.fromkeys(STAGES, 1), component: 4}
+    assert report.figures["updates"] == 4
+    assert not any(module.training for module in run.agent.modules())
+
+
+# Stopping and going on
+
+
+@pytest.mark.parametrize("component", STAGES)
+def test_an_interrupt_stops_after_the_update_and_the_rest_makes_it_whole(
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, component: str
+) -> None:
+    whole, run = trained(new_run(pong, name="whole")), trained(new_run(pong, name="part"))
+    STAGES[component](whole, 4)
+    STAGES[component](whole, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupts, "requested", lambda: run.progress is not None and run.progress.done >= 2)
+        with pytest.raises(Interrupted, match="after update 2 of 4; the same command goes on"):
+            STAGES[component](run, 4)
+
+    again = reopened(run)
+    STAGES[component](again, 4)
+    STAGES[component](again, 1)
+
+    assert again.updates[component] == 6
+    assert changed(weights(whole), weights(again)) == set()
+    states = [run.optimizer(component).state_dict()["state"] for run in (whole, again)]
+    assert all(torch.equal(states[0][key][name], states[1][key][name]) for key in states[0] for name in states[0][key])
+    again.close()
+
+
+def test_without_a_number_an_unfinished_training_is_finished(pong: Path, new_run: NewRun) -> None:
+    run = new_run(pong)
+    run.begin("train-tokenizer", 5).done = 2
+    run.save()
+    again = reopened(run)
+    STAGES["tokenizer"](again, None)
+    assert again.updates["tokenizer"] == 3
+    again.close()
+
+
+def test_without_a_number_the_updates_fit_the_time_and_are_announced(
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "CPU_SECONDS", 0.05)
+    run = new_run(pong)
+    before, state = weights(run), torch.get_rng_state()
+    updates = training._plan(
+        run, "train-tokenizer", lambda agent, progress: (training.Part(_loss(agent.tokenizer), 1.0), 0.5)
+    )
+    assert 1 <= updates < 300
+    assert "The published ratio, 300 updates, would take" in " ".join(capsys.readouterr().out.split())
+    assert changed(before, weights(run)) == set()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def _loss(module: torch.nn.Module) -> Losses:
+    for parameter in module.parameters():
+        parameter.data.add_(1)  # what a probe does to its copy
+    return Losses(sum(parameter.square().sum() for parameter in module.parameters()), {})
+
+
+def test_encoding_before_a_training_can_be_interrupted(
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained(new_run(pong))
+    monkeypatch.setattr(interrupts, "requested", lambda: True)
+    with pytest.raises(Interrupted, match="while frames became tokens; the same command goes on"):
+        STAGES["dynamics"](run, 3)
+    assert run.updates["dynamics"] == 1
+
+
+def test_a_second_interrupt_stops_at_once_and_the_checkpoint_stands(pong: Path, new_run: NewRun) -> None:
+    run = trained(new_run(pong))
+    run.save()
+    number, said = run.checkpoint_number, []
+
+    def draw_and_press_twice(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    replay = run.replay()
+    replay.random_frames = draw_and_press_twice  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt), interrupts.graceful(said.append):
+        STAGES["tokenizer"](run, 3)
+    assert said == ["Stopping and saving. Press Ctrl-C again to stop at once (what is not saved is then lost)."]
+    assert not interrupts.requested()
+    again = reopened(run)
+    assert again.checkpoint_number == number
+    assert again.updates["tokenizer"] == 1
+    again.close()
+
+
+def test_an_interrupt_in_the_middle_of_a_print_is_still_a_request(pong: Path) -> None:
+    def reentrant(_: str) -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    with interrupts.graceful(reentrant):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.requested()
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_nothing(
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(pong)
+    number = run.checkpoint_number
+    nan = torch.full((), torch.nan, requires_grad=True)
+    monkeypatch.setattr(run.agent.tokenizer, "loss", lambda *_, **__: Losses(nan * 1, {}))
+    with pytest.raises(TrainingError, match="total_loss became nan by update 2"):
+        STAGES["tokenizer"](run, 2)
+    assert run.checkpoint_number == number
+    assert not run.agent.tokenizer.training
+
+
+# What is missing
+
+
+def test_a_stage_names_the_one_it_needs_first(pong: Path, new_run: NewRun) -> None:
+    run = new_run(pong)
+    with pytest.raises(RunError, match=r"tokenizer has not been trained yet.*iris train-tokenizer"):
+        STAGES["dynamics"](run, 1)
+    run.updates["tokenizer"] = 1
+    with pytest.raises(RunError, match=r"dynamics has not been trained yet.*iris train-dynamics"):
+        STAGES["actor_critic"](run, 1)
+
+
+def test_no_updates_are_refused(pong: Path, new_run: NewRun) -> None:
+    with pytest.raises(ConfigError, match="updates is 0"):
+        STAGES["tokenizer"](new_run(pong), 0)
+
+
+def test_the_weights_free_loss_is_said_recorded_and_reported(
+    pong: Path, new_run: NewRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(pong)
+    report = STAGES["tokenizer"](run, 1)
+    assert "no perceptual weights" in capsys.readouterr().out
+    assert report.figures["loss"] == run.tokenizer_loss == "weights-free"
+    run.save()
+    assert Run.open(run.directory, device=run.device).tokenizer_loss == "weights-free"

@@ -1,0 +1,204 @@
+"""A pipeline file becomes the plan it says, and the plan is carried out once, however often it is started."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from iris_cli import interrupts, pipeline
+from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError
+from iris_cli.pipeline import Plan, execute, make_plan
+from iris_cli.replay.dataset import Dataset
+from iris_cli.run import Run
+
+TINY = """
+preset: tiny
+game: Pong
+dataset: data/p.zarr
+run: runs/p
+rounds: 2
+round:
+  - collect: {steps: 12}
+  - train-tokenizer: {updates: 2}
+  - evaluate: {episodes: 1, max_steps: 3, every: 2}
+"""
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a pipeline file into the current directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, name: str = "p.yaml") -> Path:
+        Path(name).write_text(text)
+        return Path(name)
+
+    return write
+
+
+def stages(plan: Plan) -> list[tuple[str, int | None]]:
+    return [(planned.stage, planned.round) for planned in plan.stages]
+
+
+def position(directory: str = "runs/p") -> int:
+    cursor = Run.open(Path(directory), device=torch.device("cpu")).cursor
+    assert cursor is not None
+    return cursor["position"]
+
+
+# Planning
+
+
+def test_rounds_are_unrolled_with_every_from_and_until(write: Write) -> None:
+    plan = make_plan(
+        write(
+            "game: Pong\nfirst: [{collect: {steps: 5}}]\nrounds: 4\nround:\n"
+            "  - collect: {steps: 3, until: 2}\n  - train-tokenizer: {updates: 7, from: 3}\n  - tokenize: {every: 2}\n"
+            "then: [evaluate]\n"
+        )
+    )
+    assert stages(plan) == [
+        ("collect", None), ("collect", 1), ("collect", 2), ("tokenize", 2), ("train-tokenizer", 3),
+        ("train-tokenizer", 4), ("tokenize", 4), ("evaluate", None),
+    ]  # fmt: skip
+    assert plan.totals() == {
+        "environment steps": 11, "tokenizer updates": 14, "dynamics updates": 0, "actor-critic updates": 0
+    }  # fmt: skip
+
+
+def test_atari_100k_has_the_published_totals(repository: Path) -> None:
+    plan = make_plan(repository / "pipelines" / "atari100k.yaml", game="Qbert")
+    assert list(plan.totals().values()) == [100_000, 119_000, 115_000, 110_000]
+    assert plan.rounds == 600
+    assert plan.config.preset == "published"
+
+
+def test_names_in_paths_are_filled_in_and_options_come_first(write: Write) -> None:
+    path = write("dataset: d/{game}.zarr\nrun: r/{agent}-{game}-{seed}\nseed: 3\nround: [{collect: {steps: 1}}]\n")
+    plan = make_plan(path, game="ms_pacman", seed=7, preset="tiny", assignments=("rounds=2", "collect.steps=9"))
+    assert (plan.dataset, plan.run) == (Path("d/mspacman.zarr"), Path("r/iris-mspacman-7"))
+    assert (plan.seed, plan.config.preset, plan.totals()["environment steps"]) == (7, "tiny", 18)
+
+
+def test_settings_of_the_agent_come_from_the_file_and_then_from_set(write: Write) -> None:
+    path = write("game: Pong\nsettings: {tokenizer: {learning_rate: 1e-3}, dynamics: {layers: 3}}\nround: [collect]\n")
+    plan = make_plan(path, assignments=("dynamics.layers=4",))
+    assert (plan.config.tokenizer.learning_rate, plan.config.dynamics.layers) == (1e-3, 4)
+
+
+@pytest.mark.parametrize(
+    "text", ["game: Pong\n", "game: Pong\nrounds: 0\nround: [collect]\n", "game: Pong\nfirst: []\n"]
+)
+def test_a_pipeline_without_stages_is_refused(write: Write, text: str) -> None:
+    with pytest.raises(ConfigError, match="no stages"):
+        make_plan(write(text))
+
+
+# Carrying out
+
+
+def test_a_finished_pipeline_is_not_carried_out_again(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_plan(write(TINY))
+    report = execute(plan, device="cpu")
+    assert report.files["report"] == Path("runs/p/reports/evaluate-round-0002.json")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    capsys.readouterr()
+
+    execute(plan, device="cpu")
+
+    assert "everything is done already" in " ".join(capsys.readouterr().out.split())
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+    lines = [json.loads(line) for line in Path("runs/p/metrics.jsonl").read_text().splitlines()]
+    done = [(line["stage"], line["round"]) for line in lines if line.get("event") == "stage"]
+    assert done == stages(plan)
+
+
+def test_more_rounds_go_on_from_the_end(write: Write) -> None:
+    execute(make_plan(write(TINY), assignments=("rounds=1",)), device="cpu")
+    assert position() == 2
+    execute(make_plan(write(TINY)), device="cpu")
+    assert position() == 5
+    assert Dataset.open("data/p.zarr").num_steps == 24
+
+
+def test_a_crash_in_any_stage_loses_nothing_that_was_saved(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, perform = make_plan(write(TINY)), pipeline._perform
+    whole = make_plan(write(TINY.replace("/p", "/whole"), "whole.yaml"))
+    execute(whole, device="cpu")
+    crashed: set[int] = set()
+
+    def crash_once(run: Run, planned: Any) -> Any:
+        report = perform(run, planned)  # the work is done, but not yet saved
+        if id(planned) not in crashed:
+            crashed.add(id(planned))
+            raise MemoryError
+        return report
+
+    monkeypatch.setattr("iris_cli.run.SAVE_SECONDS", 0)
+    monkeypatch.setattr(pipeline, "_perform", crash_once)
+    for _ in plan.stages:
+        with pytest.raises(MemoryError):
+            execute(plan, device="cpu")
+    execute(plan, device="cpu")
+
+    runs = [Run.open(Path(path), device=torch.device("cpu"), training=True) for path in ("runs/p", "runs/whole")]
+    assert runs[0].fingerprint() == runs[1].fingerprint()
+    data = [Dataset.open(path) for path in ("data/p.zarr", "data/whole.zarr")]
+    assert data[0].read("observations").tobytes() == data[1].read("observations").tobytes()
+    assert data[0].attributes["collector"] == data[1].attributes["collector"]
+
+
+def test_an_interrupted_stage_is_named_and_starts_again(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(write(TINY))
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupts, "requested", lambda: True)
+        with pytest.raises(Interrupted, match=r"Stopped in collect \(round 1\); the same command goes on"):
+            execute(plan, device="cpu")
+    assert position() == 0
+    execute(plan, device="cpu")
+    assert Dataset.open("data/p.zarr").num_steps == 24
+
+
+# Refusing
+
+
+@pytest.fixture
+def done(write: Write) -> Path:
+    """The file of a pipeline whose first round is done."""
+    path = write(TINY)
+    execute(make_plan(path, assignments=("rounds=1", "train-tokenizer.updates=1", "collect.steps=3")), device="cpu")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 1}, "the run has seed 0, but the pipeline 1"),
+        ({"game": "Breakout"}, "the run has environment"),
+        ({"assignments": ("dataset=data/q.zarr",)}, "the run has dataset data/p.zarr, but the pipeline data/q.zarr"),
+        ({"assignments": ("collect.steps=4",)}, "the run has done 2 stages of a pipeline, and they are not those"),
+    ],
+)
+def test_a_run_of_another_pipeline_is_refused_and_free_again(done: Path, changes: dict[str, Any], said: str) -> None:
+    given = {"assignments": ("train-tokenizer.updates=1", "collect.steps=3"), **changes}
+    with pytest.raises(RunError, match=said):
+        execute(make_plan(done, **given), device="cpu")
+    Run.open(Path("runs/p"), device=torch.device("cpu"), training=True).close()
+
+
+def test_a_dataset_that_someone_else_collected_is_never_cut(write: Write, workplace: Path) -> None:
+    text = TINY.replace("data/p.zarr", "data/pong.zarr")
+    with pytest.raises(DatasetError, match="steps after 0 were collected by random"):
+        execute(make_plan(write(text)), device="cpu")
+    assert Dataset.open("data/pong.zarr").num_steps == 20
+
+
+def test_a_run_that_is_in_use_is_refused(done: Path) -> None:
+    run = Run.open(Path("runs/p"), device=torch.device("cpu"), training=True)
+    with pytest.raises(RunError, match="is writing to the run"):
+        execute(make_plan(done, assignments=("train-tokenizer.updates=1", "collect.steps=3")), device="cpu")
+    run.close()
