@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,8 @@ def test_a_failure_at_any_step_of_writing_leaves_a_whole_latest_checkpoint(
     step = 0
     while True:
         step += 1
-        with failing(monkeypatch, step, error) as failed:
-            try:
-                write_checkpoint(tmp_path, latest + 1, checkpoint(latest + 1))
-            except (RunError, KeyboardInterrupt) as raised:
-                assert isinstance(raised, KeyboardInterrupt) or "cannot be written" in str(raised)
+        with failing(monkeypatch, step, error) as failed, suppress(RunError, KeyboardInterrupt):
+            write_checkpoint(tmp_path, latest + 1, checkpoint(latest + 1))
         if not failed():
             break
         assert number_of_latest(tmp_path) in (latest, latest + 1)

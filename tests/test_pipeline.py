@@ -16,7 +16,7 @@ from iris_cli.run import Run
 
 TINY = """
 preset: tiny
-game: Pong
+game: "toy_game:Toy"
 dataset: data/p.zarr
 run: runs/p
 rounds: 2
@@ -32,6 +32,7 @@ Write = Callable[..., Path]
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes a pipeline file into the current directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # for the toy game
 
     def write(text: str, name: str = "p.yaml") -> Path:
         Path(name).write_text(text)
@@ -191,7 +192,7 @@ def test_a_run_of_another_pipeline_is_refused_and_free_again(done: Path, changes
 
 
 def test_a_dataset_that_someone_else_collected_is_never_cut(write: Write, workplace: Path) -> None:
-    text = TINY.replace("data/p.zarr", "data/pong.zarr")
+    text = TINY.replace("data/p.zarr", "data/pong.zarr").replace("toy_game:Toy", "Pong")
     with pytest.raises(DatasetError, match="steps after 0 were collected by random"):
         execute(make_plan(write(text)), device="cpu")
     assert Dataset.open("data/pong.zarr").num_steps == 20

@@ -212,7 +212,9 @@ def test_a_stage_goes_on_from_its_checkpoint_with_the_same_draws_and_optimizer(t
     assert (progress.done, progress.total) == (1, 10)
     assert [advance(again, "dynamics") for _ in range(3)] == expected
     assert again.fingerprint() == fingerprint
-    for mine, theirs in zip(state["state"].values(), again.optimizer("dynamics").state_dict()["state"].values()):
+    for mine, theirs in zip(
+        state["state"].values(), again.optimizer("dynamics").state_dict()["state"].values(), strict=True
+    ):
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 

@@ -1,8 +1,9 @@
-"""A light encoder and decoder for laptops: one strided convolution per halving, about a hundredth of the arithmetic.
+"""A light encoder and decoder for laptops, about a hundredth of the published arithmetic. Not from the paper.
 
-Not from the paper. Three things let it learn a game's frames in a minute on one core: the mean image, so that only
-what moves is left to learn; a linear path from and to whole patches, beside the convolutions, so that latents differ
-where frames differ from the first update on; and large maps are seen by the outermost convolutions only.
+Three things let it learn a game's frames in a minute on one core. The mean image leaves only what moves to be learned.
+Latents hold the pixels of their patch beside learned features, so that a code, the average of its latents, carries the
+average patch it stands for, and small things are told apart from the first update on. And only the outermost
+convolutions, one for each halving, see large maps; they learn what the average patches miss.
 """
 
 import math
@@ -11,6 +12,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+_PIXEL_SCALE = 0.5  # of the pixels within a latent
+_FEATURE_GAIN = 8.0  # length of each row of the first projection: blurred patches decide over codes, pixels less
 
 
 class MeanImage(nn.Module):
@@ -45,41 +50,49 @@ class MeanImage(nn.Module):
 
 
 class StridedEncoder(nn.Module):
-    """Images (N, in_channels, S, S) -> (N, out_channels, S / 2**len(widths), ...).
+    """Images (N, in_channels, S, S), less their mean -> latents (N, `width`, S / P, S / P), with P = 2**len(widths).
 
     Args:
+        features: learned channels of a latent; the pixels of its patch come after them.
         widths: channels after each halving.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, widths: Sequence[int]) -> None:
+    def __init__(self, in_channels: int, features: int, *, widths: Sequence[int]) -> None:
         super().__init__()
+        self.patch = 2 ** len(widths)
+        self.width = features + in_channels * self.patch**2
         layers: list[nn.Module] = []
         for channels, width in pairwise([in_channels, *widths]):
             layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), _norm(width), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, _Residual(widths[-1]), nn.Conv2d(widths[-1], out_channels, 1))
-        patch = 2 ** len(widths)
-        self.patches = nn.Conv2d(in_channels, out_channels, patch, stride=patch)
-        nn.init.orthogonal_(self.patches.weight, gain=max(1.0, in_channels * patch**2 / out_channels) ** 0.5)
+        last = nn.Conv2d(widths[-1], features, 1)
+        nn.init.zeros_(last.weight)
+        self.layers = nn.Sequential(*layers, _Residual(widths[-1]), last)
+        self.patches = nn.Conv2d(in_channels, features, self.patch, stride=self.patch)
+        _init_blurred_projection(self.patches.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.patches(images) + self.layers(images)
+        features = self.patches(images) + self.layers(images)
+        return torch.cat([features, _PIXEL_SCALE * F.pixel_unshuffle(images, self.patch)], dim=1)
 
 
 class StridedDecoder(nn.Module):
-    """The mirror of `StridedEncoder`; `widths` as there, so that the last runs first."""
+    """The mirror of `StridedEncoder`: the average patches, and what convolutions add to them."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, widths: Sequence[int]) -> None:
+    def __init__(self, features: int, out_channels: int, *, widths: Sequence[int]) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[-1], 3, padding=1), _Residual(widths[-1])]
+        self.patch = 2 ** len(widths)
+        self.features = features
+        layers: list[nn.Module] = [
+            nn.Conv2d(features + out_channels * self.patch**2, widths[-1], 1), _Residual(widths[-1])
+        ]  # fmt: skip
         for channels, width in pairwise(reversed(widths)):
             layers += [nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), _norm(width), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[0], out_channels, 4, stride=2, padding=1))
-        patch = 2 ** len(widths)
-        self.patches = nn.Sequential(nn.Conv2d(in_channels, out_channels * patch**2, 1), nn.PixelShuffle(patch))
-        nn.init.zeros_(self.patches[0].weight)  # otherwise its random patterns show long into training
+        last = nn.ConvTranspose2d(widths[0], out_channels, 4, stride=2, padding=1)
+        nn.init.zeros_(last.weight)
+        self.layers = nn.Sequential(*layers, last)
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.patches(latents) + self.layers(latents)
+        return F.pixel_shuffle(latents[:, self.features :] / _PIXEL_SCALE, self.patch) + self.layers(latents)
 
 
 class _Residual(nn.Module):
@@ -95,3 +108,10 @@ class _Residual(nn.Module):
 
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(channels, 8), channels)
+
+
+@torch.no_grad()
+def _init_blurred_projection(weight: Tensor) -> None:
+    """Rows that see a blurred patch, so that an object one pixel further is nearer than no object."""
+    rows = F.avg_pool2d(nn.init.orthogonal_(weight), 5, stride=1, padding=2)
+    weight.copy_(_FEATURE_GAIN * F.normalize(rows.flatten(1)).view_as(weight))

@@ -98,7 +98,7 @@ def test_other_content_is_refused(content: object, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="none.pth"):
+    with pytest.raises(CheckpointError, match=r"none\.pth"):
         load_lpips(tmp_path / "none.pth")
 
 

@@ -29,16 +29,22 @@ def pong(_collected: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_collected, tmp_path / "pong.zarr"))
 
 
+@pytest.fixture(autouse=True)
+def _toy_game(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `toy_game:Toy` a game like others."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent)
+
+
 @pytest.fixture
 def new_run(tmp_path: Path) -> Iterator[NewRun]:
     """Makes tiny runs, open for training: `new_run(dataset, tokenizer={"batch_size": 4})`."""
     made: list[Run] = []
 
-    def create(dataset: Path, *, name: str = "run", seed: int = 0, preset: str = "tiny", **settings: dict) -> Run:
-        config = updated(presets_for("iris")[preset], settings, where=lambda *keys: "test", presets={})
+    def create(dataset: Path, *, name: str = "run", game: str = "Pong", **settings: dict) -> Run:
+        config = updated(presets_for("iris")["tiny"], settings, where=lambda *keys: "test", presets={})
         run = Run.create(
-            tmp_path / name, agent="iris", config=config, environment=training_spec("Pong"), num_actions=6,
-            dataset=dataset, seed=seed, device=torch.device("cpu"),
+            tmp_path / name, agent="iris", config=config, environment=training_spec(game), num_actions=6,
+            dataset=dataset, seed=0, device=torch.device("cpu"),
         )  # fmt: skip
         made.append(run)
         return run

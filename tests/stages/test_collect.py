@@ -19,35 +19,39 @@ from iris_cli.stages.collect import Collect, collect, collect_randomly
 
 NewRun = Callable[..., Run]
 FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
-SHORT = EnvSpec.from_mapping({**training_spec("Pong").to_mapping(), "max_frames": 130})  # episodes of about 30 steps
+TOY = training_spec("toy_game:Toy")
+PONG = EnvSpec.from_mapping({**training_spec("Pong").to_mapping(), "max_frames": 130})  # episodes of about 30 steps
 
 
 def contents(path: Path) -> dict[str, Any]:
     dataset = Dataset.open(path)
     return {
-        **{name: dataset.read(name).tolist() for name in FIELDS},
+        **{name: dataset.read(name).tobytes() for name in FIELDS},
+        "choices": dataset.read("actions").tolist(),
         "ends": dataset.episode_ends.tolist(),
         "collector": json.dumps(dataset.attributes["collector"], sort_keys=True),
     }
 
 
-def randomly(path: Path, *pieces: int, seed: int = 0, num_envs: int = 1, environment: EnvSpec = SHORT) -> Path:
+def randomly(path: Path, *pieces: int, seed: int = 0, num_envs: int = 1, environment: EnvSpec = TOY) -> Path:
     for steps in pieces:
         collect_randomly(path, environment, Collect(steps=steps, num_envs=num_envs), seed=seed)
     return path
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture
+def whole(tmp_path: Path) -> dict[str, Any]:
     """60 steps of seed 0, collected at once."""
-    return contents(randomly(tmp_path_factory.mktemp("whole") / "data", 60))
+    return contents(randomly(tmp_path / "whole", 60))
 
 
+@pytest.mark.parametrize("environment", [TOY, PONG])
 def test_the_same_seed_gives_the_same_steps_in_one_piece_or_several(
-    tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, environment: EnvSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = contents(randomly(tmp_path / "whole", 60, environment=environment))
     monkeypatch.setattr("iris_cli.stages.collect.COMMIT_STEPS", 7)
-    pieces = contents(randomly(tmp_path / "pieces", 8, 52))
+    pieces = contents(randomly(tmp_path / "pieces", 8, 52, environment=environment))
     assert [name for name in whole if whole[name] != pieces[name]] == []
     assert len(whole["ends"]) > 1
 
@@ -56,15 +60,15 @@ def test_several_environments_give_the_same_steps_again(tmp_path: Path) -> None:
     first, second = (contents(randomly(tmp_path / name, 13, num_envs=3)) for name in ("first", "second"))
     assert first == second
     assert first["ends"] == [5, 9, 13]  # a piece of each environment's episode
-    assert len({tuple(first["actions"][start : start + 4]) for start in (0, 5, 9)}) == 3
+    assert len({tuple(first["choices"][start : start + 4]) for start in (0, 5, 9)}) == 3
 
 
 def test_beginning_anew_repeats_no_steps(tmp_path: Path, whole: dict[str, Any]) -> None:
     path = randomly(tmp_path / "data", 20)
     for seed in (1, 0):
         randomly(path, 20, seed=seed)
-    actions = contents(path)["actions"]
-    assert actions[:20] == whole["actions"][:20]
+    actions = contents(path)["choices"]
+    assert actions[:20] == whole["choices"][:20]
     assert len({tuple(actions[start : start + 20]) for start in (0, 20, 40)}) == 3
 
 
@@ -120,23 +124,23 @@ def test_a_runs_policy_is_burnt_in_on_the_last_stored_frames(
 def test_burn_in_stops_at_the_beginning_of_the_episode(
     tmp_path: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = randomly(tmp_path / "data", 3, environment=training_spec("Pong"))
+    path = randomly(tmp_path / "data", 3)
     masks = []
     monkeypatch.setattr(Actor, "burn_in", lambda actor, frames, mask: masks.append(mask))
-    collect(new_run(path, actor_critic={"burn_in": 5}), Collect(steps=1))
+    collect(new_run(path, game="toy_game:Toy", actor_critic={"burn_in": 5}), Collect(steps=1))
     assert [mask.tolist() for mask in masks] == [[[False, False, True, True, True]]]
 
 
 def test_a_policy_collects_the_same_again_and_goes_on_with_new_draws(tmp_path: Path, new_run: NewRun) -> None:
     results = []
     for name in ("a", "b"):
-        run = new_run(tmp_path / f"{name}.zarr", name=name)
+        run = new_run(tmp_path / f"{name}.zarr", name=name, game="toy_game:Toy")
         for _ in range(2):
             collect(run, Collect(steps=15, epsilon=0.5))
         results.append(contents(tmp_path / f"{name}.zarr"))
         assert run.collected["steps"] == 30
     assert results[0] == results[1]
-    assert results[0]["actions"][:15] != results[0]["actions"][15:]
+    assert results[0]["choices"][:15] != results[0]["choices"][15:]
 
 
 def test_a_run_only_answers_for_its_own_dataset(pong: Path, new_run: NewRun, tmp_path: Path) -> None:

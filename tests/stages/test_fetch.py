@@ -68,7 +68,9 @@ def downloads(server: str, weights: Path) -> tuple[Download, Download]:
 def test_two_downloads_become_one_file_that_loads(downloads: tuple[Download, Download], tmp_path: Path) -> None:
     seen = []
 
-    path = fetch_lpips(tmp_path / "cache" / "lpips.safetensors", downloads=downloads, progress=lambda *a: seen.append(a))
+    path = fetch_lpips(
+        tmp_path / "cache" / "lpips.safetensors", downloads=downloads, progress=lambda *a: seen.append(a)
+    )
 
     loaded = load_lpips(path).state_dict()
     assert loaded["net.slice1.0.bias"][3] == 0.5
@@ -87,9 +89,7 @@ def test_local_files_need_no_server(weights: Path, tmp_path: Path) -> None:
     ("name", "message"),
     [("vgg.pth", "not the file that was expected"), ("short.pth", "broke off|could not"), ("none.pth", "404")],
 )
-def test_a_bad_download_is_refused_and_the_old_file_stays(
-    server: str, tmp_path: Path, name: str, message: str
-) -> None:
+def test_a_bad_download_is_refused_and_the_old_file_stays(server: str, tmp_path: Path, name: str, message: str) -> None:
     out = tmp_path / "lpips.safetensors"
     out.write_bytes(b"old")
 
@@ -103,7 +103,7 @@ def test_a_bad_download_is_refused_and_the_old_file_stays(
 def test_without_a_network_the_error_says_how_to_go_on(tmp_path: Path) -> None:
     nobody = Download("http://127.0.0.1:9/vgg.pth", "md5", "d507")
 
-    with pytest.raises(CheckpointError, match="could not be downloaded.*iris fetch lpips --source"):
+    with pytest.raises(CheckpointError, match=r"could not be downloaded.*iris fetch lpips --source"):
         fetch_lpips(tmp_path / "lpips.safetensors", downloads=(nobody,))
 
 

@@ -31,10 +31,14 @@ def run(pong: Path, new_run: NewRun) -> Run:
 
 @pytest.fixture
 def films(monkeypatch: pytest.MonkeyPatch) -> list[Film]:
-    """What the stage hands to the renderer."""
+    """What the stage hands to the renderer, which then draws nothing much."""
     seen: list[Film] = []
-    compose = stage.compose
-    monkeypatch.setattr(stage, "compose", lambda given: (seen.extend(given), compose(given))[1])
+
+    def compose(given: list[Film]) -> np.ndarray:
+        seen.extend(given)
+        return np.zeros((2, 64, 64, 3), np.uint8)
+
+    monkeypatch.setattr(stage, "compose", compose)
     return seen
 
 
@@ -77,16 +81,17 @@ def test_a_dream_of_the_dataset_is_of_stored_steps(run: Run, tmp_path: Path, fil
 
 
 def test_the_seed_decides(run: Run, tmp_path: Path) -> None:
-    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    paths = [tmp_path / f"{name}.gif" for name in "abc"]
     for path, seed in zip(paths, (0, 0, 1), strict=True):
         imagine(run, Imagine(render=path, seed=seed, **QUICK))
     assert paths[0].read_bytes() == paths[1].read_bytes() != paths[2].read_bytes()
 
 
-def test_untrained_dynamics_still_films_and_says_what_to_run(run: Run, tmp_path: Path) -> None:
+def test_untrained_dynamics_still_films_and_says_what_to_run(run: Run, tmp_path: Path, films: list[Film]) -> None:
     run.updates.update(dynamics=0, actor_critic=0)
     report = imagine(run, Imagine(render=tmp_path / "a.png", **PLAYED))
     assert (tmp_path / "a.png").exists()
+    assert len(films) == 1
     dynamics, actor_critic = report.notes
     assert "the dynamics has not been trained, so the imagined column is noise" in dynamics
     assert dynamics.endswith(f"iris train-dynamics {run.dataset_path}")
@@ -106,13 +111,14 @@ def test_episodes_too_short_to_dream_of_are_one_clear_error(run: Run, tmp_path: 
 
 
 def test_an_interrupt_writes_nothing_unless_the_last_dream_is_over(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, films: list[Film], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interrupts, "requested", lambda: True)
     with pytest.raises(Interrupted, match="nothing was written"):
         imagine(run, Imagine(render=tmp_path / "two.png", **{**QUICK, "num": 2}))
     imagine(run, Imagine(render=tmp_path / "one.png", **QUICK))
     assert [path.name for path in tmp_path.glob("*.png")] == ["one.png"]
+    assert len(films) == 1
 
 
 @pytest.mark.parametrize(

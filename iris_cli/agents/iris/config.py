@@ -165,8 +165,9 @@ class IrisConfig:
 
 
 _LIGHT = TokenizerConfig(
-    preset="light", network="strided", codes=256, code_width=64, latent_channels=64, base_channels=32,
-    channel_multipliers=(1, 2, 3, 4, 4), codebook="ema", revive_after=20, batch_size=64, learning_rate=1e-3,
+    preset="light", network="strided", codes=512, code_width=128, latent_channels=128, base_channels=16,
+    channel_multipliers=(1, 1, 2, 4, 8), codebook="ema", ema_decay=0.95, revive_after=100, batch_size=32,
+    micro_batch=32, learning_rate=1e-3,
 )  # fmt: skip
 _TINY_TOKENIZER = TokenizerConfig(
     preset="light", network="strided", codes=32, code_width=16, latent_channels=16, base_channels=8,

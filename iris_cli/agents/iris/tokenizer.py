@@ -32,8 +32,11 @@ class Tokenizer(nn.Module):
         self.mean_image: MeanImage | None = None
         if config.network == "strided":
             self.mean_image = MeanImage(_CHANNELS, IMAGE_SIZE)
-            self.encoder: nn.Module = StridedEncoder(_CHANNELS, config.latent_channels, widths=widths[1:])
-            self.decoder: nn.Module = StridedDecoder(config.latent_channels, _CHANNELS, widths=widths[1:])
+            self.encoder: Encoder | StridedEncoder = StridedEncoder(_CHANNELS, config.code_width, widths=widths[1:])
+            self.decoder: Decoder | StridedDecoder = StridedDecoder(config.code_width, _CHANNELS, widths=widths[1:])
+            self.pre_quant_conv: nn.Module = nn.Identity()
+            self.post_quant_conv: nn.Module = nn.Identity()
+            width = self.encoder.width  # of a code
         else:
             self.encoder = Encoder(
                 _CHANNELS, config.latent_channels, widths=widths, res_blocks=config.res_blocks,
@@ -43,15 +46,16 @@ class Tokenizer(nn.Module):
                 config.latent_channels, _CHANNELS, widths=widths, res_blocks=config.res_blocks,
                 attention_resolutions=config.attention_resolutions, image_size=IMAGE_SIZE, dropout=config.dropout,
             )  # fmt: skip
-        self.pre_quant_conv = nn.Conv2d(config.latent_channels, config.code_width, 1)
+            self.pre_quant_conv = nn.Conv2d(config.latent_channels, config.code_width, 1)
+            self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_channels, 1)
+            width = config.code_width
         self.embedding = VectorQuantizer(
             config.codes,
-            config.code_width,
+            width,
             commitment_weight=config.commitment_weight,
             ema_decay=config.ema_decay if config.codebook == "ema" else None,
             revive_after=config.revive_after,
         )
-        self.post_quant_conv = nn.Conv2d(config.code_width, config.latent_channels, 1)
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:

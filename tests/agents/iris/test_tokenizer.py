@@ -55,9 +55,7 @@ def test_latents_and_reconstructions_equal_the_published_ones(
 
 
 @pytest.mark.parity
-def test_decoding_gives_the_published_reconstruction_in_0_1(
-    published: Tokenizer, golden: dict[str, Tensor]
-) -> None:
+def test_decoding_gives_the_published_reconstruction_in_0_1(published: Tokenizer, golden: dict[str, Tensor]) -> None:
     images = published.decode(golden["out.tokenizer.tokens"][:, 0])
 
     expected = (golden["out.tokenizer.reconstruction"][:, 0] + 1).div(2).clamp(0, 1)
@@ -198,9 +196,7 @@ def test_decoded_pixels_lie_in_0_1() -> None:
     assert 0 <= images.min() <= images.max() <= 1
 
 
-@pytest.mark.parametrize(
-    "wrong", [random_frames(2).float(), random_frames(2)[0], random_frames(2).permute(0, 2, 3, 1)]
-)
+@pytest.mark.parametrize("wrong", [random_frames(2).float(), random_frames(2)[0], random_frames(2).permute(0, 2, 3, 1)])
 def test_other_frames_are_refused_with_both_shapes(wrong: Tensor) -> None:
     with pytest.raises(ShapeError, match=r"\(N, 3, 64, 64\) and dtype uint8, got"):
         Tokenizer(TINY).encode(wrong)
