@@ -271,8 +271,9 @@ def run(file: Path, device: str, dry_run: bool, assignments: tuple[str, ...], **
              iris run pipelines/atari100k.yaml --game Qbert --set rounds=2 --set train-dynamics.updates=50
     """
     from iris_cli import console, pipeline
+    from iris_cli.plan import make_plan
 
-    plan = pipeline.make_plan(file, assignments=assignments, **chosen)
+    plan = make_plan(file, assignments=assignments, **chosen)
     if dry_run:
         pipeline.show_plan(plan)
     else:

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from iris_cli.cli import cli
-from iris_cli.pipeline import SETTINGS, make_plan
+from iris_cli.plan import SETTINGS, make_plan
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(cli.commands)

@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("cli", "__main__"),
     ("pipeline",),
+    ("plan",),
     ("stages",),
     ("open_run",),
     ("run",),
@@ -37,6 +38,7 @@ BESIDES = {
     "cli": LEAVES.keys(),
     "__main__": set(),
     "pipeline": LEAVES.keys(),
+    "plan": LEAVES.keys(),
     "stages": LEAVES.keys(),
     "open_run": {"config", "console", "envs", "errors", "report"},
     "run": {"config", "envs", "errors", "version"},

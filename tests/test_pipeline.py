@@ -10,7 +10,8 @@ import torch
 
 from iris_cli import interrupts, pipeline
 from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError
-from iris_cli.pipeline import Plan, execute, make_plan
+from iris_cli.pipeline import execute
+from iris_cli.plan import Plan, make_plan
 from iris_cli.replay.dataset import Dataset
 from iris_cli.run import Run
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from iris_cli.errors import ConfigError
-from iris_cli.pipeline import Plan, make_plan
+from iris_cli.plan import Plan, make_plan
 from iris_cli.stages.collect import Collect
 from iris_cli.stages.evaluate import Evaluate
 

@@ -46,8 +46,8 @@ class TokenizerConfig:
     preset: str = "published"  # published | light
     network: str = "residual"  # residual: the published one; strided: four strided convolutions, for laptops
     codes: int = 512  # V, entries of the codebook
-    code_width: int = 512  # numbers per code
-    latent_channels: int = 512  # channels the encoder ends with
+    code_width: int = 512  # numbers per code (strided: learned ones; the pixels of its patch come on top)
+    latent_channels: int = 512  # channels the encoder ends with (strided: unused)
     base_channels: int = 64  # width of the first level
     channel_multipliers: tuple[int, ...] = (1, 1, 1, 1, 1)  # one per level; each level but the last halves the image
     res_blocks: int = 2  # residual blocks per level of the encoder; the decoder has one more (strided: unused)

@@ -1,0 +1,241 @@
+"""A pipeline file becomes a plan: a list of stages with every setting resolved. The format: pipelines/README.md."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iris_cli.agents import presets_for, section_presets_for
+from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest, parse_assignments, updated
+from iris_cli.envs.spec import EnvSpec, training_spec
+from iris_cli.errors import ConfigError
+from iris_cli.stages.collect import Collect
+from iris_cli.stages.evaluate import Evaluate
+from iris_cli.stages.imagine import Imagine
+from iris_cli.stages.tokenize import Tokenize
+from iris_cli.stages.train_actor_critic import TrainActorCritic
+from iris_cli.stages.train_dynamics import TrainDynamics
+from iris_cli.stages.train_tokenizer import TrainTokenizer
+
+SETTINGS: dict[str, type] = {
+    "collect": Collect,
+    "train-tokenizer": TrainTokenizer,
+    "tokenize": Tokenize,
+    "train-dynamics": TrainDynamics,
+    "train-actor-critic": TrainActorCritic,
+    "evaluate": Evaluate,
+    "imagine": Imagine,
+}
+_COMPONENT_OF = {
+    "train-tokenizer": "tokenizer",
+    "train-dynamics": "dynamics",
+    "train-actor-critic": "actor_critic",
+}
+_KEYS = ("agent", "preset", "game", "seed", "dataset", "run", "settings", "first", "rounds", "round", "then")
+_ROUND_KEYS = ("every", "from", "until")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage of a plan.
+
+    Attributes:
+        phase: first, round or then.
+        round: 1-based, within `round`.
+        stage: its name.
+        settings: of the stage.
+    """
+
+    phase: str
+    round: int | None
+    stage: str
+    settings: Any
+
+    @property
+    def label(self) -> str:
+        """Where it stands, for screen and metrics."""
+        return f"round {self.round}" if self.round is not None else self.phase
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a pipeline file says, resolved.
+
+    Attributes:
+        source: the file.
+        agent, config: the agent's name and its settings.
+        environment: what is played.
+        dataset, run: paths.
+        seed: of weights, games and draws.
+        rounds: how many.
+        stages: in order.
+    """
+
+    source: Path
+    agent: str
+    config: Any
+    environment: EnvSpec
+    dataset: Path
+    run: Path
+    seed: int
+    rounds: int
+    stages: list[Planned]
+
+    def totals(self) -> dict[str, int]:
+        """Environment steps, and updates of each component, over the whole plan."""
+        totals = {"environment steps": sum(p.settings.steps for p in self.stages if p.stage == "collect")}
+        for stage, component in _COMPONENT_OF.items():
+            updates = sum(p.settings.updates or 0 for p in self.stages if p.stage == stage)
+            totals[f"{component.replace('_', '-')} updates"] = updates
+        return totals
+
+
+def make_plan(
+    source: Path,
+    *,
+    game: str | None = None,
+    seed: int | None = None,
+    agent: str | None = None,
+    preset: str | None = None,
+    assignments: tuple[str, ...] = (),
+) -> Plan:
+    """Read a pipeline file.
+
+    Args:
+        source: YAML.
+        game, seed, agent, preset: in place of the file's.
+        assignments: `name=value` from --set: a key of the file (`rounds=2`), a stage's setting wherever it stands
+            (`train-dynamics.updates=50`) or an agent's (`tokenizer.codes=256`).
+
+    Raises:
+        ConfigError: for anything unknown or of the wrong type, with file and line.
+    """
+    document = load_yaml(source)
+    data = document.data
+    if not isinstance(data, dict):
+        raise ConfigError("a pipeline is a mapping of keys such as agent, rounds and round", where=source)
+    for key in data:
+        if key not in _KEYS:
+            raise ConfigError(f"unknown key '{key}'", where=document.where(key), fix=nearest(key, _KEYS))
+    changes = parse_assignments(assignments)
+    given = {"game": game, "seed": seed, "agent": agent, "preset": preset}
+    top = {**data, **{key: changes.pop(key) for key in list(changes) if key in _KEYS}}
+    top |= {key: value for key, value in given.items() if value is not None}
+    if top.get("game") is None:
+        raise ConfigError("the pipeline names no game", where=source, fix="Add --game Pong.")
+
+    def scalar(key: str, kind: type, default: Any) -> Any:
+        return convert(top.get(key, default), kind, where=document.where(key), name=key)
+
+    environment = training_spec(scalar("game", str, None))
+    agent_name, seed_value = scalar("agent", str, "iris"), scalar("seed", int, 0)
+    if not 0 <= seed_value < 2**32:
+        raise ConfigError(f"seed is {seed_value}, but must lie in 0 to 2^32 - 1", where=document.where("seed"))
+    variables = {"game": environment.stem, "agent": agent_name, "seed": seed_value}
+    stage_changes = {name: changes.pop(name) for name in list(changes) if name in SETTINGS}
+    stages = _stages(document, top, scalar("rounds", int, 1 if "round" in top else 0), stage_changes)
+    for name in stage_changes:
+        if all(planned.stage != name for planned in stages):
+            raise ConfigError(f"the pipeline has no stage {name}", where="--set")
+    return Plan(
+        source=source,
+        agent=agent_name,
+        config=_agent_config(document, agent_name, scalar("preset", str, "published"), top.get("settings"), changes),
+        environment=environment,
+        dataset=Path(
+            _filled(scalar("dataset", str, "data/{agent}-{game}-{seed}.zarr"), variables, document, "dataset")
+        ),
+        run=Path(_filled(scalar("run", str, "runs/{agent}-{game}-{seed}"), variables, document, "run")),
+        seed=seed_value,
+        rounds=max((planned.round or 0 for planned in stages), default=0),
+        stages=stages,
+    )
+
+
+def _stages(document: Document, top: dict[str, Any], rounds: int, changes: dict[str, Any]) -> list[Planned]:
+    if rounds < 0:
+        raise ConfigError(f"rounds is {rounds}, but cannot be negative", where=document.where("rounds"))
+    stages = [Planned("first", None, name, s) for name, s, _ in _entries(document, top, "first", changes)]
+    entries = _entries(document, top, "round", changes)
+    for number in range(1, rounds + 1):
+        stages += [Planned("round", number, name, s) for name, s, due in entries if due(number)]
+    stages += [Planned("then", None, name, s) for name, s, _ in _entries(document, top, "then", changes)]
+    if not stages:
+        raise ConfigError(
+            "the pipeline has no stages", where=document.path, fix="Give them under first, round or then."
+        )
+    return stages
+
+
+def _entries(
+    document: Document, top: dict[str, Any], phase: str, changes: dict[str, Any]
+) -> list[tuple[str, Any, Callable[[int], bool]]]:
+    """Name, settings and when it is due, of each stage of a phase."""
+    entries = top.get(phase) or []
+    if not isinstance(entries, list):
+        raise ConfigError(
+            f"{phase} is a list of stages, such as - collect: {{steps: 200}}", where=document.where(phase)
+        )
+    return [_entry(document, entry, phase, index, changes) for index, entry in enumerate(entries)]
+
+
+def _entry(
+    document: Document, entry: Any, phase: str, index: int, changes: dict[str, Any]
+) -> tuple[str, Any, Callable[[int], bool]]:
+    here = document.where(phase, index)
+    if isinstance(entry, str):
+        entry = {entry: None}
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise ConfigError("a stage is one name with its settings, such as - collect: {steps: 200}", where=here)
+    [(name, given)] = entry.items()
+    if name not in SETTINGS:
+        raise ConfigError(f"unknown stage '{name}'", where=here, fix=nearest(name, SETTINGS))
+
+    def where(*keys: str) -> str:
+        return document.where(phase, index, name, *keys)
+
+    if not isinstance(given, dict | None):
+        raise ConfigError(f"{name} takes settings like {{steps: 200}}, not {given!r}", where=here)
+    overrides = changes.get(name, {})
+    if not isinstance(overrides, dict):
+        raise ConfigError(f"give a setting of {name}, as in train-dynamics.updates=50", where="--set")
+    settings = {**(given or {}), **overrides}
+    timing = {key: settings.pop(key) for key in _ROUND_KEYS if key in settings}
+    if timing and phase != "round":
+        raise ConfigError(f"'{next(iter(timing))}' is for the stages of a round", where=where(next(iter(timing))))
+    every, first, last = (
+        convert(timing[key], int, where=where(key), name=f"{name}.{key}") if key in timing else None
+        for key in _ROUND_KEYS
+    )
+    if every is not None and every < 1:
+        raise ConfigError(f"{name}.every is {every}, but must be at least 1", where=where("every"))
+    stage: Any = from_mapping(
+        SETTINGS[name], settings, where=lambda *k: "--set" if k and k[0] in overrides else where(*k), called=name
+    )
+    if name in _COMPONENT_OF and (stage.updates is None or stage.updates < 1):
+        raise ConfigError(f"{name} needs updates, such as {{updates: 200}}", where=where("updates"))
+
+    def due(number: int) -> bool:
+        return number >= (first or 1) and (last is None or number <= last) and number % (every or 1) == 0
+
+    return name, stage, due
+
+
+def _agent_config(document: Document, agent: str, preset: str, settings: Any, changes: dict[str, Any]) -> Any:
+    presets = presets_for(agent)
+    if preset not in presets:
+        raise ConfigError(f"unknown preset '{preset}'", where=document.where("preset"), fix=nearest(preset, presets))
+    sections = section_presets_for(agent)
+    config = updated(
+        presets[preset], settings or {}, where=lambda *keys: document.where("settings", *keys), presets=sections
+    )
+    return updated(config, changes, where=lambda *keys: "--set " + ".".join(keys), presets=sections)
+
+
+def _filled(template: str, variables: dict[str, Any], document: Document, key: str) -> str:
+    try:
+        return template.format_map(variables)
+    except (KeyError, ValueError, IndexError, AttributeError):
+        raise ConfigError(
+            f"'{template}' names something unknown", where=document.where(key), fix="Known: {game}, {agent}, {seed}."
+        ) from None
