@@ -43,7 +43,8 @@ def load_agent(path: str | Path, device: str = "auto") -> Any:
     Raises:
         RunError: if there is no run, or it cannot be read.
     """
-    from iris_cli.run import Run, choose_device
+    from iris_cli.device import choose_device
+    from iris_cli.run import Run
 
     return Run.open(Path(path), device=choose_device(device)).agent.eval()
 

@@ -7,13 +7,15 @@ from typing import Any, TypeVar
 
 from iris_cli import console
 from iris_cli.agents import presets_for, section_presets_for
+from iris_cli.card import newest_run
 from iris_cli.config import nearest, parse_assignments, updated
+from iris_cli.device import choose_device
 from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, DatasetError, IrisError, RunError
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
-from iris_cli.run import Run, choose_device, newest_run
+from iris_cli.run import Run
 
 S = TypeVar("S")
 

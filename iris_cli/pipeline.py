@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from iris_cli import console
+from iris_cli.card import read_card
 from iris_cli.config import to_mapping
+from iris_cli.device import choose_device
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import Interrupted, IrisError, RunError
 from iris_cli.plan import Plan, Planned
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
-from iris_cli.run import Run, choose_device, read_card
+from iris_cli.run import Run
 from iris_cli.stages.collect import collect
 from iris_cli.stages.evaluate import evaluate
 from iris_cli.stages.imagine import imagine

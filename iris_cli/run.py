@@ -10,7 +10,6 @@
 Weights cross stages only through `Run`. Replay, tokens and models stay warm in it while a pipeline runs in one process.
 """
 
-import base64
 import hashlib
 import json
 import os
@@ -21,7 +20,6 @@ import uuid
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,49 +28,21 @@ import torch
 from torch import Tensor
 
 from iris_cli.agents import build, config_for, section_presets_for
+from iris_cli.card import FORMAT, read_card
 from iris_cli.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint, write_atomically, write_checkpoint
-from iris_cli.config import dump_yaml, load_yaml, to_mapping, updated
+from iris_cli.config import dump_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import ConfigError, RunError, TrainingError
 from iris_cli.learn.optimizers import make_optimizer
+from iris_cli.progress import Progress
 from iris_cli.replay.dataset import Dataset
 from iris_cli.replay.lock import take_lock
 from iris_cli.replay.segments import Replay
 from iris_cli.version import VERSION
 
-FORMAT = 1
 SAVE_SECONDS = float(os.environ.get("IRIS_SAVE_SECONDS", "60"))  # between two checkpoints of a training stage
 COMPONENTS = ("tokenizer", "dynamics", "actor_critic")
 TOKENIZE_BLOCK = 1024  # frames encoded between two looks at the clock
-_CARD = {  # what run.yaml must hold
-    "id": str,
-    "agent": str,
-    "environment": dict,
-    "num_actions": int,
-    "dataset": str,
-    "seed": int,
-    "config": dict,
-    "versions": dict,
-    "created": str,
-}
-
-
-@dataclass
-class Progress:
-    """A training stage under way: enough to go on after a kill, bit for bit.
-
-    Attributes:
-        stage: its name.
-        done, total: updates.
-        draws: CPU generator of batches, so that draws do not depend on the device.
-        dreams: generator of imagined samples, on the training device.
-    """
-
-    stage: str
-    done: int
-    total: int
-    draws: torch.Generator
-    dreams: torch.Generator
 
 
 class Run:
@@ -256,7 +226,7 @@ class Run:
             "updates": self.updates,
             "tokenizer_loss": self.tokenizer_loss,
             "invocations": self._invocations,
-            "progress": self._progress_state(),
+            "progress": self._saved_progress if self.progress is None else self.progress.state(),
             "cursor": self.cursor,
             "collected": self.collected,
             "metrics_bytes": self._metrics_bytes or 0,
@@ -406,17 +376,9 @@ class Run:
         """Start a stage of `total` updates with its own random streams, or go on with the one a kill left open."""
         saved = self.resumable(stage)
         if saved is not None and saved["total"] == total:
-            progress = Progress(stage, saved["done"], total, torch.Generator(), torch.Generator(device=self.device))
-            progress.draws.set_state(_decoded(saved["draws"]))
-            progress.dreams.set_state(_decoded(saved["dreams"]))
-            torch.set_rng_state(_decoded(saved["torch"]))
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(_decoded(saved["cuda"]), self.device)
+            progress = Progress.restored(saved, self.device)
         else:
-            draws, dreams, layers = self.seeds(stage, 3)
-            device_draws = torch.Generator(device=self.device).manual_seed(dreams)
-            progress = Progress(stage, 0, total, torch.Generator().manual_seed(draws), device_draws)
-            torch.manual_seed(layers)
+            progress = Progress.started(stage, total, self.seeds(stage, 3), self.device)
         self._saved_progress, self.progress = None, progress
         return progress
 
@@ -431,87 +393,6 @@ class Run:
         state = np.random.SeedSequence(words).generate_state(count, np.uint64)
         return [int(seed) >> 1 for seed in state]
 
-    def _progress_state(self) -> dict[str, Any] | None:
-        progress = self.progress
-        if progress is None:
-            return self._saved_progress
-        state = {
-            "stage": progress.stage,
-            "done": progress.done,
-            "total": progress.total,
-            "draws": _encoded(progress.draws.get_state()),
-            "dreams": _encoded(progress.dreams.get_state()),
-            "torch": _encoded(torch.get_rng_state()),
-        }
-        if self.device.type == "cuda":
-            state["cuda"] = _encoded(torch.cuda.get_rng_state(self.device))
-        return state
-
-
-def read_card(directory: Path) -> dict[str, Any]:
-    """run.yaml as plain values.
-
-    Raises:
-        RunError: if this is no run, or one of another format or agent.
-    """
-    path = directory / "run.yaml"
-    if not path.exists():
-        what = "there is no run here" if directory.exists() else "there is no such run"
-        raise RunError(what, where=directory, fix="Training makes one: iris train-tokenizer data/NAME.zarr")
-    document = load_yaml(path)
-    card = document.data
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        found = card.get("format") if isinstance(card, dict) else None
-        raise RunError(f"run.yaml has format {found}, but this program reads format {FORMAT}", where=path)
-    for name, kind in _CARD.items():
-        if not isinstance(card.get(name), kind):
-            raise RunError(f"run.yaml lacks {name}, or has it in another form", where=document.where(name))
-    config_for(card["agent"])
-    return card
-
-
-def newest_run(root: Path = Path("runs")) -> Path:
-    """The run under `root` that was saved last.
-
-    Raises:
-        RunError: if there is none.
-    """
-    saved = sorted(root.glob("[!.]*/checkpoints/latest"), key=lambda path: path.stat().st_mtime)
-    if not saved:
-        raise RunError("there is no run yet", where=root, fix="Training makes one: iris train-tokenizer data/NAME.zarr")
-    return saved[-1].parent.parent
-
 
 def _lock(directory: Path) -> int:
     return take_lock(directory / ".lock", what="run", where=directory, error=RunError)
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU.
-
-    Raises:
-        ConfigError: if the name is unknown or the device is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        if name.partition(":")[0] not in ("cpu", "cuda"):
-            raise RuntimeError("there is no such device")
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device '{name}' cannot be used ({reason})", where="--device", fix="Choose auto, cpu or cuda."
-        ) from None
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-    return device
-
-
-def _encoded(state: Tensor) -> str:
-    return base64.b64encode(state.numpy().tobytes()).decode()
-
-
-def _decoded(text: str) -> Tensor:
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

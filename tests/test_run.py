@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from iris_cli.agents import presets_for
+from iris_cli.card import newest_run, read_card
+from iris_cli.device import choose_device
 from iris_cli.envs.spec import training_spec
 from iris_cli.errors import ConfigError, RunError
-from iris_cli.run import Run, choose_device, newest_run, read_card
+from iris_cli.run import Run
 
 CPU = torch.device("cpu")
 

@@ -16,6 +16,7 @@ import torch
 from iris_cli import console
 from iris_cli.agents import build, presets_for
 from iris_cli.config import nearest
+from iris_cli.device import choose_device
 from iris_cli.envs.spec import training_spec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError
@@ -23,7 +24,6 @@ from iris_cli.learn.actor_critic import actor_critic_loss
 from iris_cli.learn.imagination import imagine
 from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.replay.segments import Segments
-from iris_cli.run import choose_device
 from iris_cli.version import VERSION
 
 FRAMES = 256  # real frames that the measurements work on

@@ -9,12 +9,13 @@ from safetensors.torch import save_file
 from iris_cli.agents import build, section_presets_for
 from iris_cli.agents.iris.checkpoint import config_from_state_dict, load_published, read_published, to_published
 from iris_cli.config import convert, parse_assignments, updated
+from iris_cli.device import choose_device
 from iris_cli.envs.spec import training_spec
 from iris_cli.errors import CheckpointError
 from iris_cli.nn.lpips import load_lpips
 from iris_cli.open_run import actions_of
 from iris_cli.report import Report
-from iris_cli.run import Run, choose_device
+from iris_cli.run import Run
 
 
 def import_checkpoint(

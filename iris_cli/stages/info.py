@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from iris_cli.card import read_card
 from iris_cli.checkpoints import latest_checkpoint
 from iris_cli.errors import IrisError, RunError
 from iris_cli.replay.dataset import Dataset
-from iris_cli.run import read_card
 
 
 def info(path: Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from iris_cli.learn.fit import Part
+from iris_cli.progress import Progress
 from iris_cli.report import Report
-from iris_cli.run import Progress, Run
+from iris_cli.run import Run
 from iris_cli.stages.training import needs_training, tokenized, train
 
 

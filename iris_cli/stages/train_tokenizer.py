@@ -11,8 +11,9 @@ from typing import Any
 from iris_cli import console
 from iris_cli.learn.fit import Part
 from iris_cli.nn.lpips import LPIPS, load_lpips
+from iris_cli.progress import Progress
 from iris_cli.report import Report
-from iris_cli.run import Progress, Run
+from iris_cli.run import Run
 from iris_cli.stages.fetch import default_lpips_path
 from iris_cli.stages.training import needs_steps, train
 

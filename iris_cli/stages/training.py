@@ -10,9 +10,10 @@ import torch
 from iris_cli import console, interrupts
 from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError
 from iris_cli.learn.fit import Part, fit
+from iris_cli.progress import Progress
 from iris_cli.replay.segments import Replay
 from iris_cli.report import Report
-from iris_cli.run import Progress, Run
+from iris_cli.run import Run
 
 UPDATES_PER_STEP = 1.0  # the published schedule: 200 updates of each component for 200 collected steps
 CPU_SECONDS = 300.0  # of work that a training command without --updates takes upon itself on a CPU

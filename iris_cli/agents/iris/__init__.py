@@ -1,1 +1,1 @@
-"""IRIS (Micheli, Alonso, Fleuret, ICLR 2023): a VQ autoencoder, a GPT over its tokens, a policy that learns in dreams."""
+"""IRIS (Micheli, Alonso, Fleuret, ICLR 2023): a VQ autoencoder, a GPT over its tokens, a policy learned in dreams."""
