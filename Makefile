@@ -10,6 +10,9 @@ DEVICE ?= auto
 IRIS = $(VENV)/bin/iris
 RUN  = $(VENV)/bin/python -m
 
+# As the iris command does: threads that wait must not spin on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: help demo test check bench atari100k clean
 
 help: ## What can be made

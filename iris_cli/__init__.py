@@ -38,7 +38,7 @@ def load_agent(path: str | Path, device: str = "auto") -> Any:
         device: auto, cpu, cuda, cuda:1.
 
     Returns:
-        A torch module with `tokenizer`, `dynamics` and `actor_critic`.
+        A torch module with `tokenizer`, `dynamics` and `actor_critic`; its parameters ask for no gradient.
 
     Raises:
         RunError: if there is no run, or it cannot be read.
@@ -46,7 +46,7 @@ def load_agent(path: str | Path, device: str = "auto") -> Any:
     from iris_cli.device import choose_device
     from iris_cli.run import Run
 
-    return Run.open(Path(path), device=choose_device(device)).agent.eval()
+    return Run.open(Path(path), device=choose_device(device)).agent.requires_grad_(False)
 
 
 def __getattr__(name: str) -> Any:

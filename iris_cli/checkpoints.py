@@ -100,7 +100,7 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
 
     Args:
         path: its directory.
-        device: where its tensors go.
+        device: where its weights go.
         optimizers: whether their states are wanted (three times the weights' size).
 
     Raises:
@@ -109,7 +109,7 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
     try:
         weights = load_file(path / "weights.safetensors", device=str(device))
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        loaded = _read_tensors(path / "optimizers.pt", device) if optimizers else {}
+        loaded = _read_tensors(path / "optimizers.pt") if optimizers else {}
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(
             f"the checkpoint cannot be read ({_first_line(error)})", where=path,
@@ -126,11 +126,12 @@ def write_atomically(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def _read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
+def _read_tensors(path: Path) -> dict[str, Any]:
+    """On the CPU: an optimizer moves what belongs on its device, and only that."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles: the error says enough
-            content = torch.load(path, map_location=device, weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the unpickler raise anything
         raise ValueError(f"{path.name} is damaged, or holds more than tensors: {type(error).__name__}") from None
     if not isinstance(content, dict):

@@ -1,4 +1,7 @@
-"""Which device to compute on."""
+"""Which device to compute on, and how exactly."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -23,6 +26,18 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(
             f"device '{name}' cannot be used ({reason})", where="--device", fix="Choose auto, cpu or cuda."
         ) from None
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = False  # tokens and scores are exact; training asks for speed by itself
     return device
+
+
+@contextmanager
+def fast_matmul() -> Iterator[None]:
+    """Within it, CUDA multiplies in TF32, as the published program did."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

@@ -23,7 +23,7 @@ from iris_cli.stages.imagine import imagine
 from iris_cli.stages.tokenize import tokenize
 from iris_cli.stages.train_actor_critic import train_actor_critic
 from iris_cli.stages.train_dynamics import train_dynamics
-from iris_cli.stages.train_tokenizer import train_tokenizer
+from iris_cli.stages.train_tokenizer import announce_loss, train_tokenizer
 
 
 def show_plan(plan: Plan) -> None:
@@ -70,8 +70,7 @@ def execute(plan: Plan, *, device: str = "auto") -> Report:
 
 def _execute(plan: Plan, run: Run) -> Report:
     begun = time.monotonic()
-    sections = {name: section for name, section in to_mapping(plan.config).items() if isinstance(section, dict)}
-    for sentence in run.change(sections, where=lambda *keys: str(plan.source)):
+    for sentence in run.change(plan.changes, where=lambda *keys: str(plan.source)):
         console.say(f"Changed {sentence}.")
     position = _resume(run, plan)
     words = f"{plan.source}: {plan.environment.name} on {run.device}, run {plan.run}"
@@ -79,6 +78,10 @@ def _execute(plan: Plan, run: Run) -> Report:
         console.say(f"{words}: everything is done already.")
     else:
         console.say(f"{words}: {len(plan.stages) - position:,} of {len(plan.stages):,} stages to do.")
+    if any(planned.stage == "train-tokenizer" for planned in plan.stages[position:]):
+        announce_loss(run)
+    if run.device.type == "cpu" and run.config.preset == "published":
+        console.warn("this is the full-size network on a CPU; --preset small is about a hundred times lighter")
     report = Report(stage="run")
     for index in range(position, len(plan.stages)):
         report = _step(run, plan, index)
@@ -155,12 +158,12 @@ def _open(plan: Plan, device: str) -> Run:
     if (plan.run / "run.yaml").exists():
         card = read_card(plan.run)
         for key, value in (
-            ("agent", plan.agent), ("seed", plan.seed), ("dataset", str(plan.dataset)),
+            ("agent", plan.agent), ("preset", plan.config.preset), ("seed", plan.seed), ("dataset", str(plan.dataset)),
             ("environment", plan.environment.to_mapping()),
         ):  # fmt: skip
-            if card[key] != value:
+            if (card["config"] if key == "preset" else card)[key] != value:
                 raise RunError(
-                    f"the run has {key} {card[key]}, but the pipeline {value}", where=plan.run,
+                    f"the run has another {key} than the pipeline's {value}", where=plan.run,
                     fix="Name another run: --set run=runs/NAME.",
                 )  # fmt: skip
         return Run.open(plan.run, device=chosen, training=True)

@@ -64,6 +64,7 @@ class Plan:
     Attributes:
         source: the file.
         agent, config: the agent's name and its settings.
+        changes: the settings among these that differ from the preset because the file or --set says so.
         environment: what is played.
         dataset, run: paths.
         seed: of weights, games and draws.
@@ -74,6 +75,7 @@ class Plan:
     source: Path
     agent: str
     config: Any
+    changes: dict[str, Any]
     environment: EnvSpec
     dataset: Path
     run: Path
@@ -141,6 +143,7 @@ def make_plan(
         source=source,
         agent=agent_name,
         config=_agent_config(document, agent_name, scalar("preset", str, "published"), top.get("settings"), changes),
+        changes=_merged(top.get("settings") or {}, changes),
         environment=environment,
         dataset=Path(
             _filled(scalar("dataset", str, "data/{agent}-{game}-{seed}.zarr"), variables, document, "dataset")
@@ -230,6 +233,12 @@ def _agent_config(document: Document, agent: str, preset: str, settings: Any, ch
         presets[preset], settings or {}, where=lambda *keys: document.where("settings", *keys), presets=sections
     )
     return updated(config, changes, where=lambda *keys: "--set " + ".".join(keys), presets=sections)
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, those of `over` before those of `under`."""
+    both = {key: _merged(under[key], over[key]) for key in under.keys() & over.keys() if isinstance(over[key], dict)}
+    return {**under, **over, **both}
 
 
 def _filled(template: str, variables: dict[str, Any], document: Document, key: str) -> str:

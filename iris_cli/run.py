@@ -7,7 +7,8 @@
       media/  reports/
       .lock                names the process that trains it
 
-Weights cross stages only through `Run`. Replay, tokens and models stay warm in it while a pipeline runs in one process.
+Weights cross stages only through `Run`. Environments, replay, tokens and models stay warm in it while a pipeline
+runs in one process.
 """
 
 import hashlib
@@ -18,13 +19,15 @@ import shutil
 import time
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from iris_cli.agents import build, config_for, section_presets_for
@@ -32,6 +35,7 @@ from iris_cli.card import FORMAT, read_card
 from iris_cli.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint, write_atomically, write_checkpoint
 from iris_cli.config import dump_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
+from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, RunError, TrainingError
 from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.progress import Progress
@@ -60,10 +64,11 @@ class Run:
         self.seed: int = card["seed"]
         self.dataset_path = Path(card["dataset"])
         self.environment = EnvSpec.from_mapping(card["environment"])
-        torch.manual_seed(self.seed)
-        self.agent = build(self.agent_name, config, card["num_actions"]).to(device).eval()
+        with torch.random.fork_rng(devices=[]):  # the caller's random stream stays where it is
+            torch.manual_seed(self.seed)
+            self.agent = build(self.agent_name, config, card["num_actions"]).to(device).eval()
         self.updates = dict.fromkeys(COMPONENTS, 0)
-        self.tokenizer_loss: str | None = None  # "published" | "weights-free", once trained
+        self.tokenizer_loss: str | None = "published, imported" if "imported" in card else None  # once trained
         self.cursor: dict[str, Any] | None = None  # where a pipeline stands
         self.collected: dict[str, Any] = {"steps": 0, "collector": None}  # the dataset as of the last checkpoint
         self.progress: Progress | None = None
@@ -76,6 +81,7 @@ class Run:
         self._metrics_bytes: int | None = None
         self._saved_at = time.monotonic()
         self._is_new = False
+        self.environments: VectorEnv | None = None  # as the last collection left them
         self._replay: Replay | None = None
         self._tokens_of: str | None = None
         self._unlock: weakref.finalize | None = None  # while open for training
@@ -96,6 +102,7 @@ class Run:
         device: torch.device,
         weights: dict[str, Tensor] | None = None,
         imported: dict[str, str] | None = None,
+        beside: dict[str, dict[str, Tensor]] | None = None,
     ) -> "Run":
         """Make a run and its first checkpoint, with fresh weights (from `seed`) unless some are given.
 
@@ -108,6 +115,7 @@ class Run:
             device: where it lives.
             weights: of the whole agent, instead of fresh ones.
             imported: where those came from; all components then count as trained.
+            beside: more files of tensors for the directory, name.safetensors -> tensors.
 
         Raises:
             RunError: if the directory already holds a run, or another process is making one there.
@@ -116,6 +124,7 @@ class Run:
             raise ConfigError(f"seed is {seed}, but must lie in 0 to 2^32 - 1", where="seed")
         if (directory / "run.yaml").exists():
             raise RunError("there is a run already", where=directory, fix="Name another with --run.")
+        config = _with_found_files(config, directory, beside or {})
         card = {
             "format": FORMAT,
             "id": uuid.uuid4().hex,
@@ -143,6 +152,8 @@ class Run:
                 run._unlock = weakref.finalize(run, lock.pop_all().close)
                 if weights is not None:
                     run.agent.load_state_dict(weights)
+                for name, tensors in (beside or {}).items():
+                    save_file(tensors, draft / name)
                 run.save()
                 write_atomically(draft / "run.yaml", dump_yaml(card))
                 draft.rename(directory)  # which may be there if it is empty
@@ -188,7 +199,10 @@ class Run:
         return run
 
     def close(self) -> None:
-        """Let other processes train it; reading goes on working."""
+        """Let other processes train it, and end its environments; reading goes on working."""
+        if self.environments is not None:
+            self.environments.close()
+            self.environments = None
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
@@ -275,6 +289,7 @@ class Run:
         """
         self._check_writable()
         config = updated(self.config, changes, where=where, presets=section_presets_for(self.agent_name))
+        config = _with_found_files(config, self.directory, {})
         sentences = []
         for component in COMPONENTS:
             old, new = getattr(self.config, component), getattr(config, component)
@@ -346,15 +361,17 @@ class Run:
         if component not in self._optimizers:
             optimizer = make_optimizer(getattr(self.agent, component), getattr(self.config, component))
             if component in self._optimizer_states:
-                fresh = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-                try:
-                    optimizer.load_state_dict(self._optimizer_states[component])
+                saved = self._optimizer_states[component]
+                try:  # the moments are the checkpoint's; all settings are of now, as is what fits the device
+                    groups = [
+                        {**now, "params": then["params"]}
+                        for now, then in zip(optimizer.param_groups, saved["param_groups"], strict=True)
+                    ]
+                    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
                     raise RunError(
                         f"the optimizer of {component} does not fit ({error})", where=self.directory
                     ) from None
-                for group, settings in zip(optimizer.param_groups, fresh, strict=True):
-                    group.update(lr=settings["lr"], weight_decay=settings["weight_decay"])
             self._optimizers[component] = optimizer
         return self._optimizers[component]
 
@@ -378,6 +395,8 @@ class Run:
         if saved is not None and saved["total"] == total:
             progress = Progress.restored(saved, self.device)
         else:
+            if self._saved_progress is not None:  # given up: its random streams are not to be drawn again
+                self.end(self._saved_progress["stage"])
             progress = Progress.started(stage, total, self.seeds(stage, 3), self.device)
         self._saved_progress, self.progress = None, progress
         return progress
@@ -392,6 +411,20 @@ class Run:
         words = [self.seed, int.from_bytes(stage.encode(), "little"), self._invocations.get(stage, 0)]
         state = np.random.SeedSequence(words).generate_state(count, np.uint64)
         return [int(seed) >> 1 for seed in state]
+
+
+def _with_found_files(config: Any, directory: Path, beside: Collection[str]) -> Any:
+    """The settings with the path of the perceptual weights made absolute, or left a name within the run directory.
+
+    Raises:
+        ConfigError: if there is no such file.
+    """
+    name = config.tokenizer.lpips
+    if name in ("auto", "none") or name in beside or (directory / name).exists():
+        return config
+    if not Path(name).exists():
+        raise ConfigError("there are no such perceptual weights", where=name, fix="Get them: iris fetch lpips")
+    return replace(config, tokenizer=replace(config.tokenizer, lpips=str(Path(name).absolute())))
 
 
 def _lock(directory: Path) -> int:

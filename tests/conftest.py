@@ -101,5 +101,6 @@ def _make_dataset(path: Path, game: str, *, actions: int, lengths: list[int]) ->
             dataset.append(
                 observations=draws.integers(0, 256, (steps, 64, 64, 3), np.uint8),
                 actions=draws.integers(0, actions, steps), rewards=over.astype(np.float32), terminations=over,
-                truncations=np.zeros(steps, bool), episode_lengths=lengths, extends_last=False, writer="random",
+                truncations=np.zeros(steps, bool), episode_lengths=lengths, episode_ids=range(len(lengths)),
+                writer="random",
             )  # fmt: skip

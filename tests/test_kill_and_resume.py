@@ -153,6 +153,7 @@ def outcome(root: Path) -> dict[str, Any]:
         **{name: state[name] for name in ("updates", "invocations", "progress", "cursor", "collected")},
         **{name: dataset.read(name).tobytes() for name in fields},
         "episode ends": dataset.episode_ends.tolist(),
+        "episode ids": dataset.episode_ids.tolist(),
         "collector": dataset.attributes["collector"],
         "tokens": {name: plain(torch.from_numpy(dataset.read_tokens(name))) for name in tokens},
         "scores": {name: (report["scores"], report["lengths"]) for name, report in reports.items()},

@@ -131,7 +131,8 @@ class VectorQuantizer(nn.Module):
 
     def _revive(self, latents: Tensor, distances: Tensor) -> None:
         """Draw a latent for each idle code, in proportion to its squared distance (as k-means++ does)."""
-        self.idle.add_(1).masked_fill_(self._count > 0, 0)
+        useful = (self._count > 0) & ~self._crowded(distances.mean())
+        self.idle.add_(1).masked_fill_(useful, 0)
         dead = self.idle > self.revive_after
         drawn = latents[torch.multinomial(distances.clamp_min(1e-12), len(self.idle), replacement=True)]
         self.weight.copy_(torch.where(dead.unsqueeze(1), drawn, self.weight))
@@ -139,3 +140,12 @@ class VectorQuantizer(nn.Module):
         if self.ema_decay is not None:
             self.average_count.masked_fill_(dead, 1.0)
             self.average_sum.copy_(torch.where(dead.unsqueeze(1), drawn, self.average_sum))
+
+    def _crowded(self, limit: Tensor) -> Tensor:
+        """(V,) bool: codes nearer to an earlier one than latents are to their codes, by squared distance.
+
+        Between the two, chance decides; to whatever predicts tokens, that is noise.
+        """
+        squares = self.weight.square().sum(1)
+        apart = squares[:, None] + squares - 2 * self.weight @ self.weight.T  # (V, V)
+        return (apart < limit).tril(-1).any(1)

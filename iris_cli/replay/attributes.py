@@ -101,6 +101,52 @@ def plain(values: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
+def check_same(theirs: dict[str, Any], ours: dict[str, Any], *, where: Path) -> None:
+    """Refuse another environment than that of a dataset, or the same one with other settings.
+
+    Raises:
+        DatasetError: naming each setting that differs.
+    """
+    ours = plain(ours)
+    names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
+    if names:
+        names = ["id"] if "id" in names else names
+        differences = "; ".join(f"{name} is {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in names)
+        raise DatasetError(
+            f"the dataset holds another environment: {differences}",
+            where=where,
+            fix="Write to another dataset, or use the settings of this one.",
+        )
+
+
+def with_writer(writers: list[dict[str, Any]], who: str, start: int) -> list[dict[str, Any]]:
+    """The writers, when `who` goes on from step `start`."""
+    return writers if writers and writers[-1]["who"] == who else [*writers, {"start": start, "who": who}]
+
+
+def check_dropping(attributes: dict[str, Any], steps: int, who: str, *, where: Path) -> None:
+    """Refuse to drop what comes after the first `steps` steps unless `who` wrote all of it.
+
+    Raises:
+        DatasetError: if someone else did, or there are fewer steps.
+    """
+    total, writers = attributes["committed_steps"], attributes["writers"]
+    if not 0 <= steps <= total:
+        raise DatasetError(
+            f"the dataset has {total} steps, but {steps} are needed",
+            where=where,
+            fix="It is not the one this run wrote, or an older copy of it.",
+        )
+    stops = [later["start"] for later in writers[1:]] + [total]
+    for stop, entry in zip(stops, writers, strict=False):
+        if stop > steps and entry["who"] != who:
+            raise DatasetError(
+                f"steps after {steps} were collected by {entry['who']}, and {who} may not drop them",
+                where=where,
+                fix="Use a dataset of its own for each run that collects.",
+            )
+
+
 def _is_complete(attributes: dict[str, Any]) -> bool:
     def is_count(value: object) -> bool:
         return type(value) is int and value >= 0

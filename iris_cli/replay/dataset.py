@@ -12,34 +12,27 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
 from iris_cli.errors import DatasetError, ShapeError
-from iris_cli.replay.attributes import FORMAT_VERSION, new_attributes, own_only, plain, read_attributes
+from iris_cli.replay.attributes import (
+    FORMAT_VERSION,
+    check_dropping,
+    check_same,
+    new_attributes,
+    own_only,
+    plain,
+    read_attributes,
+    with_writer,
+)
+from iris_cli.replay.episodes import Episodes
+from iris_cli.replay.fields import EPISODE_FIELDS, STEP_FIELDS, Field, check_steps, check_tokens, tokens_field
 from iris_cli.replay.lock import take_lock
 
-FRAME_SHAPE = (64, 64, 3)
-
-
-class _Field(NamedTuple):
-    dtype: str
-    item_shape: tuple[int, ...]
-    chunk: int  # steps; small chunks for frames, as an append rewrites the partly filled one
-
-
-_STEP_FIELDS = {
-    "observations": _Field("uint8", FRAME_SHAPE, 64),
-    "actions": _Field("int64", (), 16384),
-    "rewards": _Field("float32", (), 16384),
-    "terminations": _Field("bool", (), 16384),
-    "truncations": _Field("bool", (), 16384),
-}
-_FIELDS = {**_STEP_FIELDS, "episode_ends": _Field("int64", (), 16384)}
-_TOKENS_CHUNK = 4096
 # What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError)
 
@@ -50,7 +43,7 @@ class Dataset:
     def __init__(self, path: Path, attributes: dict[str, Any], lock: int | None) -> None:
         self.path = path
         self._attributes = attributes
-        self._ends = np.zeros(0, np.int64)
+        self._episodes = Episodes.none()
         self._unlock = None if lock is None else weakref.finalize(self, os.close, lock)
 
     # Opening
@@ -83,7 +76,7 @@ class Dataset:
                 raise FileExistsError("something is there already")
             path.parent.mkdir(parents=True, exist_ok=True)
             group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
-            for name, field in _FIELDS.items():
+            for name, field in {**STEP_FIELDS, **EPISODE_FIELDS}.items():
                 _create_array(group, name, field)
             dataset = cls(path, content, _lock(unfinished))
             unfinished.rename(path)
@@ -151,16 +144,7 @@ class Dataset:
         Raises:
             DatasetError: naming each setting that differs.
         """
-        theirs, ours = self.environment, plain(environment)
-        names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
-        if names:
-            names = ["id"] if "id" in names else names
-            differences = "; ".join(f"{name} is {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in names)
-            raise DatasetError(
-                f"the dataset holds another environment: {differences}",
-                where=self.path,
-                fix="Write to another dataset, or use the settings of this one.",
-            )
+        check_same(self._attributes["environment"], environment, where=self.path)
 
     # What is in it
 
@@ -171,8 +155,8 @@ class Dataset:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes, the unfinished ones included."""
-        return len(self._ends)
+        """Episodes of the game, the unfinished ones included."""
+        return self._episodes.count
 
     @property
     def num_actions(self) -> int:
@@ -196,8 +180,17 @@ class Dataset:
 
     @property
     def episode_ends(self) -> np.ndarray:
-        """(episodes,) int64, the step after each episode's last; rising, the last is `num_steps`."""
-        return self._ends.copy()
+        """(pieces,) int64, the step after the last of each piece of an episode; rising, the last is `num_steps`."""
+        return self._episodes.ends.copy()
+
+    @property
+    def episode_ids(self) -> np.ndarray:
+        """(pieces,) int64, the episode each piece belongs to: 0, 1, 2 and so on, in the order of first pieces."""
+        return self._episodes.ids.copy()
+
+    def pieces(self, episode: int) -> list[tuple[int, int]]:
+        """(first step, step after the last) of each piece of an episode, in order."""
+        return self._episodes.pieces(episode)
 
     def read(self, field: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Steps start..stop (all by default) of `observations`, `actions`, `rewards`, `terminations` or `truncations`.
@@ -209,15 +202,11 @@ class Dataset:
         stop = self.num_steps if stop is None else stop
         if not 0 <= start <= stop <= self.num_steps:
             raise ShapeError(f"steps {start} to {stop} of {self.num_steps} were asked for", where=self.path)
-        return self._read(field, _STEP_FIELDS[field], start, stop)
+        return self._read(field, STEP_FIELDS[field], start, stop)
 
     def scores(self) -> np.ndarray:
         """(finished episodes,) float64, the sum of raw rewards of each. A lost life may have ended it."""
-        if not self.num_steps:
-            return np.zeros(0)
-        finished = (self.read("terminations") | self.read("truncations"))[self._ends - 1]
-        starts = np.concatenate([[0], self._ends[:-1]])
-        return np.add.reduceat(self.read("rewards").astype(np.float64), starts)[finished]
+        return self._episodes.scores(self.read("rewards"), self._over())
 
     def summary(self) -> dict[str, Any]:
         """What `iris info` shows; JSON-safe."""
@@ -249,7 +238,7 @@ class Dataset:
         terminations: np.ndarray,
         truncations: np.ndarray,
         episode_lengths: Sequence[int],
-        extends_last: bool,
+        episode_ids: Sequence[int],
         writer: str,
         attributes: dict[str, Any] | None = None,
     ) -> None:
@@ -259,10 +248,11 @@ class Dataset:
             observations: (n, 64, 64, 3) uint8, the frame each action was chosen on.
             actions: (n,) integers in [0, num_actions).
             rewards: (n,) raw.
-            terminations: (n,) bool, only the last step of an episode may have one.
+            terminations: (n,) bool, only the last step of a piece may have one.
             truncations: (n,) bool, likewise.
             episode_lengths: steps of each consecutive piece of an episode; their sum is n.
-            extends_last: whether the first piece goes on with the last, unfinished episode of the dataset.
+            episode_ids: the episode of each piece: an unfinished one that goes on, or a new one; new ones are
+                `num_episodes` and so on. A piece that goes on with the last one of the dataset makes that longer.
             writer: who collected these steps; only the same may rewind them.
             attributes: JSON-safe, committed with the steps; others stay as they are.
 
@@ -278,21 +268,20 @@ class Dataset:
             "truncations": truncations,
         }
         steps = len(actions)
-        self._check_steps(arrays, episode_lengths, extends_last)
+        check_steps(arrays, list(episode_lengths), self.num_actions)
+        episodes = self._episodes.extended(episode_lengths, episode_ids)
+        self._check_unfinished(episode_ids)
         start = self.num_steps
-        ends = np.concatenate(
-            [self._ends[:-1] if extends_last else self._ends, start + np.cumsum(episode_lengths, dtype=np.int64)]
-        )
-        writers = self._attributes["writers"]
-        if steps and (not writers or writers[-1]["who"] != writer):
-            writers = [*writers, {"start": start, "who": writer}]
         if steps:
             for name, values in arrays.items():
-                self._write(name, _FIELDS[name], start, values)
-            self._write("episode_ends", _FIELDS["episode_ends"], 0, ends)
+                self._write(name, STEP_FIELDS[name], start, values)
+            self._write("episode_ends", EPISODE_FIELDS["episode_ends"], 0, episodes.ends)
+            self._write("episode_ids", EPISODE_FIELDS["episode_ids"], 0, episodes.ids)
+        writers = self._attributes["writers"]
+        counts = {"committed_steps": start + steps, "committed_episodes": len(episodes.ends)}
         own = own_only(attributes or {})
-        self._commit({**own, "committed_steps": start + steps, "committed_episodes": len(ends), "writers": writers})
-        self._ends = ends
+        self._commit({**own, **counts, "writers": with_writer(writers, writer, start) if steps else writers})
+        self._episodes = episodes
 
     def rewind(self, steps: int, *, writer: str, attributes: dict[str, Any] | None = None) -> None:
         """Drop everything after the first `steps` steps; an episode that is cut becomes unfinished.
@@ -305,35 +294,21 @@ class Dataset:
         Raises:
             DatasetError: if there are fewer steps, or someone else wrote any of those to drop.
         """
-        if not 0 <= steps <= self.num_steps:
-            raise DatasetError(
-                f"the dataset has {self.num_steps} steps, but {steps} are needed",
-                where=self.path,
-                fix="It is not the one this run wrote, or an older copy of it.",
-            )
-        writers = self._attributes["writers"]
-        stops = [later["start"] for later in writers[1:]] + [self.num_steps]
-        for stop, entry in zip(stops, writers, strict=True):
-            if stop > steps and entry["who"] != writer:
-                raise DatasetError(
-                    f"steps after {steps} were collected by {entry['who']}, and {writer} may not drop them",
-                    where=self.path,
-                    fix="Use a dataset of its own for each run that collects.",
-                )
+        check_dropping(self._attributes, steps, writer, where=self.path)
         cut = steps < self.num_steps
-        ends = np.append(self._ends[self._ends < steps], steps) if steps else self._ends[:0]
+        episodes = self._episodes.cut(steps)
         tokens = {name: min(length, steps) for name, length in self._attributes["tokens"].items()}
         self._commit(
             {
                 **own_only(attributes or {}),
                 "committed_steps": steps,
-                "committed_episodes": len(ends),
+                "committed_episodes": len(episodes.ends),
                 "rewinds": self._attributes["rewinds"] + cut,
-                "writers": [entry for entry in writers if entry["start"] < steps],
+                "writers": [entry for entry in self._attributes["writers"] if entry["start"] < steps],
                 "tokens": tokens,
             }
         )
-        self._ends = ends
+        self._episodes = episodes
 
     # Tokens
 
@@ -365,13 +340,12 @@ class Dataset:
             ShapeError: if the tokens leave a gap, go beyond the last step, or are no tokens.
         """
         length = self.tokens_length(fingerprint)
-        if tokens.ndim != 2 or start != length or start + len(tokens) > self.num_steps:
+        check_tokens(tokens)
+        if start != length or start + len(tokens) > self.num_steps:
             raise ShapeError(
                 f"tokens {tokens.shape} cannot be stored from step {start}: {length} are there, of {self.num_steps}"
             )
-        if not np.can_cast(tokens.dtype, np.int64) or (tokens.size and not 0 <= tokens.min() <= tokens.max() <= 65535):
-            raise ShapeError("tokens must be whole numbers in [0, 65535]")
-        name, field = f"tokens/{fingerprint}", _Field("uint16", tokens.shape[1:], _TOKENS_CHUNK)
+        name, field = f"tokens/{fingerprint}", tokens_field(tokens.shape[1])
         self._check_writable()
         if not fingerprint.isalnum():
             raise ShapeError(f"a fingerprint is letters and digits, not {fingerprint!r}")
@@ -384,20 +358,21 @@ class Dataset:
     # Private
 
     def _check(self) -> None:
-        """Read the ends, and check that all that is committed has its files; frames are only read when asked for."""
-        for name, field in _STEP_FIELDS.items():
+        """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""
+        for name, field in STEP_FIELDS.items():
             self._check_array(name, field, self.num_steps)
         for fingerprint, length in self._attributes["tokens"].items():
             self._check_array(f"tokens/{fingerprint}", None, length)
-        episodes = self._attributes["committed_episodes"]
-        self._check_array("episode_ends", _FIELDS["episode_ends"], episodes)
-        # A kill while the last episode was extended leaves its later end.
-        ends = np.minimum(self._read("episode_ends", _FIELDS["episode_ends"], 0, episodes), self.num_steps)
-        if np.any(np.diff(ends, prepend=0) <= 0) or (ends[-1] if episodes else 0) != self.num_steps:
-            raise self._damaged("episode_ends", "do not cover the steps")
-        self._ends = ends
+        pieces = self._attributes["committed_episodes"]
+        for name, field in EPISODE_FIELDS.items():
+            self._check_array(name, field, pieces)
+        ends, ids = (self._read(name, field, 0, pieces) for name, field in EPISODE_FIELDS.items())
+        # A kill while the last piece was made longer leaves its later end.
+        self._episodes = Episodes(np.minimum(ends, self.num_steps), ids)
+        if not self._episodes.cover(self.num_steps):
+            raise self._damaged("episode_ends or episode_ids", "do not cover the steps")
 
-    def _check_array(self, name: str, field: _Field | None, length: int) -> None:
+    def _check_array(self, name: str, field: Field | None, length: int) -> None:
         array = self._array(name, field)
         if array.shape[0] < length:
             raise self._damaged(name, f"has {array.shape[0]} of {length}")
@@ -407,7 +382,7 @@ class Dataset:
         if missing:
             raise self._damaged(name, f"lacks {len(missing)} chunks, the first is {missing[0]}")
 
-    def _array(self, name: str, field: _Field | None) -> zarr.Array[Any]:
+    def _array(self, name: str, field: Field | None) -> zarr.Array[Any]:
         try:
             # Every chunk is written, also one of zeros, so that a missing one is known to be lost.
             with zarr.config.set({"array.write_empty_chunks": True}):
@@ -420,14 +395,14 @@ class Dataset:
             raise self._damaged(name, f"has dtype {array.dtype} and shape {array.shape}")
         return array
 
-    def _read(self, name: str, field: _Field | None, start: int, stop: int) -> np.ndarray:
+    def _read(self, name: str, field: Field | None, start: int, stop: int) -> np.ndarray:
         array = self._array(name, field)
         try:
             return np.asarray(array[start:stop])
         except _DAMAGE as error:
             raise self._damaged(name, f"has unreadable chunks: {error}") from None
 
-    def _write(self, name: str, field: _Field, start: int, values: np.ndarray) -> None:
+    def _write(self, name: str, field: Field, start: int, values: np.ndarray) -> None:
         """Put values at `start`, and cut what lies after them: leftovers of a killed write or a rewind."""
         self._check_writable()
         array = self._array(name, field)
@@ -451,27 +426,15 @@ class Dataset:
         if self._unlock is None:
             raise DatasetError("the dataset is not open for writing", where=self.path)
 
-    def _check_steps(self, arrays: dict[str, np.ndarray], episode_lengths: Sequence[int], extends_last: bool) -> None:
-        steps = len(arrays["actions"])
-        for name, values in arrays.items():
-            expected = (steps, *_FIELDS[name].item_shape)
-            if values.shape != expected:
-                raise ShapeError(f"{name} must have shape {expected}, got {values.shape}")
-            if not np.can_cast(values.dtype, _FIELDS[name].dtype, "same_kind"):
-                raise ShapeError(f"{name} must be {_FIELDS[name].dtype}, got {values.dtype}")
-        if sum(episode_lengths) != steps or any(length < 1 for length in episode_lengths):
-            raise ShapeError(f"episodes of {list(episode_lengths)} steps do not make up {steps} steps")
-        if steps and not 0 <= arrays["actions"].min() <= arrays["actions"].max() < self.num_actions:
-            raise ShapeError(f"actions must lie in [0, {self.num_actions})")
-        over = np.flatnonzero(arrays["terminations"] | arrays["truncations"]) + 1
-        if not np.isin(over, np.cumsum(episode_lengths)).all():
-            raise ShapeError("only the last step of an episode may end it")
-        if extends_last and not (steps and self.num_steps and not self._last_is_finished()):
-            raise ShapeError("there is no unfinished episode to extend, or nothing to extend it with")
+    def _check_unfinished(self, episodes: Sequence[int]) -> None:
+        """Refuse to go on with an episode that is over."""
+        lasts = [self.pieces(episode)[-1][1] - 1 for episode in episodes if episode < self.num_episodes]
+        if lasts and self._over(min(lasts))[np.subtract(lasts, min(lasts))].any():
+            raise ShapeError("an episode that is over cannot go on")
 
-    def _last_is_finished(self) -> bool:
-        last = self.num_steps - 1
-        return bool(self.read("terminations", last)[0] or self.read("truncations", last)[0])
+    def _over(self, start: int = 0) -> np.ndarray:
+        """(steps from `start` on,) bool, whether the step ended its episode."""
+        return self.read("terminations", start) | self.read("truncations", start)
 
     def _damaged(self, name: str, how: str) -> DatasetError:
         return DatasetError(
@@ -484,7 +447,7 @@ def _lock(path: Path) -> int:
     return take_lock(path / "actions" / ".lock", what="dataset", where=path, error=DatasetError)
 
 
-def _create_array(group: zarr.Group, name: str, field: _Field) -> None:
+def _create_array(group: zarr.Group, name: str, field: Field) -> None:
     group.create_array(
         name,
         shape=(0, *field.item_shape),

@@ -1,7 +1,8 @@
 """Segments of episodes, drawn from all steps of a dataset that are kept on the training device.
 
 Sampling as published (see `from_start` and `from_end`): uniform over episodes, so that steps of short episodes are
-drawn more often. An unfinished episode counts like the others. Does not read files: `Dataset` does.
+drawn more often. An unfinished episode counts like the others, and so does each piece of one that several environments
+left in pieces: no segment crosses the boundary of a piece. Does not read files: `Dataset` does.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from iris_cli.errors import DatasetError, ShapeError
-from iris_cli.replay.dataset import FRAME_SHAPE, Dataset
+from iris_cli.replay.dataset import Dataset
+from iris_cli.replay.fields import FRAME_SHAPE
 
 _SLAB = 2048  # steps read at once; bounds the memory of the host, and small reads are the fastest
 _GROWTH = 1.5
@@ -49,7 +51,7 @@ class Replay:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes, the unfinished ones included."""
+        """Episodes to draw from: the pieces they are stored in, the unfinished ones included."""
         return len(self._lengths)
 
     @property

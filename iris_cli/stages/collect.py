@@ -2,9 +2,10 @@
 
 Without a run, actions are uniform random; with one, its policy acts (fact sheet of IRIS, section 8). Environments
 outlive a collection: the state they are left in is stored with the data, and the next collection goes on from there,
-so that several short collections give the same data as one long one.
+so that several short collections give the same data as one long one. In one process they also stay warm, in the run.
 """
 
+import itertools
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -58,10 +59,15 @@ def collect(run: Run, settings: Collect) -> Report:
         run.agent, settings.num_envs, temperature=settings.temperature, epsilon=settings.epsilon, generators=[generator]
     )
     with open_dataset(run.dataset_path, run.environment) as dataset:
-        collection = _Collection(dataset, run.environment, settings, seed=run.seed, writer=run.writer)
-        with closing(collection):
+        warm, run.environments = run.environments, None
+        collection = _Collection(dataset, run.environment, settings, seed=run.seed, writer=run.writer, warm=warm)
+        try:
             collection.burn_in(actor, run.config.actor_critic.burn_in)
             report = collection.play(actor, title=f"collect ({run.environment.name}, policy of {run.directory})")
+        except BaseException:
+            collection.close()
+            raise
+        run.environments = collection.envs
         if run.dataset_path == Path(run.card["dataset"]):
             run.collected = {"steps": dataset.num_steps, "collector": dataset.attributes.get("collector")}
     run.end("collect")
@@ -111,41 +117,61 @@ class _Uniform:
 
 
 class _Collection:
-    """Environments that go on from where the dataset's last collection left them, and what they gave since then."""
+    """Environments that go on from where the dataset's last collection left them, and what they gave since then.
 
-    def __init__(self, dataset: Dataset, environment: EnvSpec, settings: Collect, *, seed: int, writer: str) -> None:
+    Environments of this spec that are `warm` are used as they are if they stand just there, else closed.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        environment: EnvSpec,
+        settings: Collect,
+        *,
+        seed: int,
+        writer: str,
+        warm: VectorEnv | None = None,
+    ) -> None:
         self._dataset, self._settings, self._seed, self._writer = dataset, settings, seed, writer
-        self._envs = VectorEnv(environment, settings.num_envs)
-        self.num_actions = self._envs.num_actions
         self._buffers: list[_Buffer] = [_Buffer() for _ in range(settings.num_envs)]
         self._scores: list[float] = []
         saved = dataset.attributes.get("collector")
         if saved is not None and (saved["num_envs"] != settings.num_envs or saved["seed"] != seed):
             saved = None
+        if warm is not None and (saved is None or warm.state() != saved["envs"]):
+            warm.close()
+            warm = None
+        self.envs = warm or VectorEnv(environment, settings.num_envs)
+        self.num_actions = self.envs.num_actions
         # What begins anew after stored steps must not repeat them, even with their seed.
         self._origin: int = dataset.num_steps if saved is None else saved["origin"]
         self.draws = np.random.default_rng([seed, _ACTION_STREAM, self._origin])
         if saved is not None:
             self._resets: list[int] = saved["resets"]
-            self._pieces: list[list[int]] = saved["pieces"]
+            self._episodes: list[int | None] = saved["episodes"]
             self._running: list[float] = saved["scores"]
             self.draws.bit_generator.state = saved["draws"]
-            self._frames = self._envs.restore(saved["envs"])
+            unchanged = [None] * settings.num_envs
+            self._frames = self.envs.restore(saved["envs"]) if warm is None else self.envs.reset(unchanged)
         else:
             self._resets = [0] * settings.num_envs
-            self._pieces = [[dataset.num_steps, dataset.num_steps] for _ in range(settings.num_envs)]
+            self._episodes = [None] * settings.num_envs  # under way, of which steps are stored
             self._running = [0.0] * settings.num_envs
-            self._frames = self._envs.reset([self._next_seed(env) for env in range(settings.num_envs)])
+            self._frames = self.envs.reset([self._next_seed(env) for env in range(settings.num_envs)])
 
     def burn_in(self, actor: Actor, length: int) -> None:
         """Fill the policy's memory from the last `length` stored frames of the episodes under way; left padding."""
         frames = np.zeros((self._settings.num_envs, length, *self._frames.shape[1:]), np.uint8)
         mask = np.zeros((self._settings.num_envs, length), bool)
-        for env, (start, stop) in enumerate(self._pieces):
-            known = min(stop - start, length)
-            if known:
-                frames[env, length - known :] = self._dataset.read("observations", stop - known, stop)
-                mask[env, length - known :] = True
+        for env, episode in enumerate(self._episodes):
+            missing = length
+            for start, stop in reversed([] if episode is None else self._dataset.pieces(episode)):
+                known = min(stop - start, missing)
+                if not known:
+                    break
+                filled = slice(missing - known, missing)
+                frames[env, filled], mask[env, filled] = self._dataset.read("observations", stop - known, stop), True
+                missing -= known
         if mask.any():
             actor.burn_in(frames, mask)
 
@@ -177,11 +203,11 @@ class _Collection:
 
     def close(self) -> None:
         """Stop the environments."""
-        self._envs.close()
+        self.envs.close()
 
     def _step(self, policy: _Policy, active: np.ndarray) -> None:
         actions = policy.act(self._frames, active)
-        steps = self._envs.step(actions, active)
+        steps = self.envs.step(actions, active)
         for env in np.flatnonzero(active).tolist():
             self._buffers[env].add(self._frames[env], actions[env], steps, env)
             self._running[env] += float(steps.rewards[env])
@@ -192,7 +218,7 @@ class _Collection:
                 self._scores.append(self._running[env])
                 self._running[env] = 0.0
             policy.forget(over)
-            self._frames = self._envs.reset([self._next_seed(env) if over[env] else None for env in range(len(over))])
+            self._frames = self.envs.reset([self._next_seed(env) if over[env] else None for env in range(len(over))])
 
     def _next_seed(self, env: int) -> int:
         self._resets[env] += 1
@@ -201,19 +227,17 @@ class _Collection:
     def _commit(self) -> None:
         if not any(buffer.actions for buffer in self._buffers):
             return
-        start, extends_last = self._dataset.num_steps, False
         lengths: list[int] = []
+        ids: list[int] = []
+        new = itertools.count(self._dataset.num_episodes)
         for env, buffer in enumerate(self._buffers):
-            if not buffer.actions:
-                continue
-            pieces = buffer.lengths()
-            if not lengths:
-                piece_start, piece_stop = self._pieces[env]
-                extends_last = piece_start < piece_stop == start
-            begin = self._pieces[env][0] if not lengths and extends_last and len(pieces) == 1 else None
-            lengths += pieces
-            stop = start + sum(lengths)
-            self._pieces[env] = [stop if buffer.over() else (stop - pieces[-1] if begin is None else begin), stop]
+            for length in buffer.lengths():
+                episode = self._episodes[env]
+                ids.append(next(new) if episode is None else episode)
+                lengths.append(length)
+                self._episodes[env] = None
+            if buffer.actions and not buffer.over():
+                self._episodes[env] = ids[-1]
         arrays = {
             name: np.concatenate(
                 [np.asarray(getattr(buffer, name), kind) for buffer in self._buffers if buffer.actions]
@@ -221,7 +245,7 @@ class _Collection:
             for name, kind in _KINDS.items()
         }
         self._dataset.append(
-            **arrays, episode_lengths=lengths, extends_last=extends_last, writer=self._writer,
+            **arrays, episode_lengths=lengths, episode_ids=ids, writer=self._writer,
             attributes={"collector": self._state()},
         )  # fmt: skip
         self._buffers = [_Buffer() for _ in self._buffers]
@@ -232,10 +256,10 @@ class _Collection:
             "seed": self._seed,
             "origin": self._origin,
             "resets": self._resets,
-            "pieces": self._pieces,
+            "episodes": self._episodes,
             "scores": self._running,
             "draws": self.draws.bit_generator.state,
-            "envs": self._envs.state(),
+            "envs": self.envs.state(),
         }
 
     def _mean_score(self) -> float | str:
@@ -267,6 +291,4 @@ class _Buffer:
     def lengths(self) -> list[int]:
         """Steps of each piece of an episode, in order."""
         ends = np.flatnonzero(np.logical_or(self.terminations, self.truncations)) + 1
-        if not self.over():
-            ends = np.append(ends, len(self.actions))
-        return np.diff(ends, prepend=0).tolist()
+        return np.diff(np.union1d(ends, [len(self.actions)]), prepend=0).tolist() if self.actions else []

@@ -1,10 +1,10 @@
 """`iris import-checkpoint` and `iris export-checkpoint`: published weights become a run, and back."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from iris_cli.agents import build, section_presets_for
 from iris_cli.agents.iris.checkpoint import config_from_state_dict, load_published, read_published, to_published
@@ -16,6 +16,8 @@ from iris_cli.nn.lpips import load_lpips
 from iris_cli.open_run import actions_of
 from iris_cli.report import Report
 from iris_cli.run import Run
+
+LPIPS_FILE = "lpips.safetensors"  # in the directory of a run that was imported with perceptual weights
 
 
 def import_checkpoint(
@@ -55,18 +57,16 @@ def import_checkpoint(
         )
     agent = build("iris", config, num_actions)
     load_published(agent, state)
+    perceptual = any(name.startswith("tokenizer.lpips.") for name in state)
+    if perceptual:
+        config = replace(config, tokenizer=replace(config.tokenizer, lpips=LPIPS_FILE))
     directory = run or Path("runs") / environment.stem
     imported = Run.create(
         directory, agent="iris", config=config, environment=environment, num_actions=num_actions,
         dataset=dataset or Path("data") / f"{environment.stem}.zarr", seed=0, device=choose_device(device),
-        weights=agent.state_dict(),
+        weights=agent.state_dict(), beside={LPIPS_FILE: load_lpips(source).state_dict()} if perceptual else {},
         imported={"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
     )  # fmt: skip
-    perceptual = any(name.startswith("tokenizer.lpips.") for name in state)
-    if perceptual:
-        path = directory / "lpips.safetensors"
-        save_file(load_lpips(source).state_dict(), path)
-        imported.change({"tokenizer": {"lpips": str(path)}}, where=lambda *keys: str(directory))
     imported.close()
     figures: dict[str, float | int | str] = {
         "environment": environment.name,
@@ -83,7 +83,7 @@ def export_checkpoint(run: Run, target: Path) -> Report:
     Raises:
         CheckpointError: if the run's networks have no place in that format, or the file cannot be written.
     """
-    lpips = Path(run.config.tokenizer.lpips)
+    lpips = run.directory / run.config.tokenizer.lpips
     state = to_published(run.agent, load_lpips(lpips) if lpips.is_file() else None)
     draft = target.with_name(f".{target.name}.partial")
     try:

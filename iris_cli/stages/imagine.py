@@ -194,7 +194,7 @@ class _Dreamed:
         self._device = run.device
         images = torch.from_numpy(frames).to(run.device).permute(0, 3, 1, 2)[None]  # (1, C, 3, 64, 64)
         before = torch.tensor([actions], dtype=torch.int64, device=run.device)
-        self._dream = run.agent.begin_dream(images, None, before, generator)
+        self._dream = run.agent.begin_dream(images, None, before, generator, keep=images.shape[1])
         self.actions: list[int] = []
         self._views, self._rewards, self._ends = [self.view], [0.0], [False]
 

@@ -5,8 +5,11 @@ Source: fact sheet of IRIS, sections 2.5 and 6.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from iris_cli import console
 from iris_cli.learn.fit import Part
@@ -28,7 +31,9 @@ class TrainTokenizer:
 def train_tokenizer(run: Run, settings: TrainTokenizer) -> Report:
     """Train the run's tokenizer on its dataset."""
     replay, config = needs_steps(run.replay(), run), run.config.tokenizer
-    perceptual = _perceptual(run)
+    path = _perceptual_path(run)
+    perceptual = None if path is None else _loaded(path, run.device)
+    announce_loss(run)
 
     def compute(agent: Any, progress: Progress) -> Iterator[Part]:
         frames = replay.random_frames(config.batch_size, progress.draws)
@@ -49,23 +54,35 @@ def train_tokenizer(run: Run, settings: TrainTokenizer) -> Report:
     return report
 
 
-def _perceptual(run: Run) -> LPIPS | None:
-    """The weights of the perceptual loss, or None and one line that says so; recorded in the run."""
-    setting = run.config.tokenizer.lpips
-    path = default_lpips_path() if setting == "auto" else None if setting == "none" else Path(setting)
-    if path is None or (setting == "auto" and not path.exists()):
-        loss, weights = "weights-free", None
-        message = (
-            "train-tokenizer: no perceptual weights, so the loss is L1 + L2 + max-pixel instead of the published "
-            "L1 + LPIPS. For the published one: iris fetch lpips"
+def announce_loss(run: Run) -> None:
+    """Say which loss the tokenizer learns by, and record it, where that is news."""
+    path, before = _perceptual_path(run), run.tokenizer_loss
+    loss = "weights-free" if path is None else "published"
+    if before is not None and before.rpartition(", then ")[2] == loss:
+        return
+    if path is None:
+        console.say(
+            "Tokenizer loss: L1 + L2 + max-pixel, for want of perceptual weights. "
+            "For the published L1 + LPIPS: iris fetch lpips"
         )
     else:
-        loss, weights = "published", load_lpips(path).to(run.device).train()  # its dropout is on, as published
-        message = f"train-tokenizer: the published loss, with the perceptual weights in {path}."
-    if loss != run.tokenizer_loss:
-        console.say(message)
-        if run.updates["tokenizer"] and run.tokenizer_loss:
-            console.warn(f"up to update {run.updates['tokenizer']:,} the loss was {run.tokenizer_loss}")
-            loss = f"{run.tokenizer_loss}, then {loss}"
-    run.tokenizer_loss = loss
-    return weights
+        console.say(f"Tokenizer loss: the published L1 + LPIPS, with the weights in {path}.")
+    if before is not None:
+        console.warn(f"up to update {run.updates['tokenizer']:,} the loss was: {before}")
+    run.tokenizer_loss = loss if before is None else f"{before}, then {loss}"
+
+
+def _perceptual_path(run: Run) -> Path | None:
+    match run.config.tokenizer.lpips:
+        case "none":
+            return None
+        case "auto":
+            return default_lpips_path() if default_lpips_path().exists() else None
+        case name:
+            return run.directory / name  # which is the name itself where that is absolute
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, device: torch.device) -> LPIPS:
+    """The perceptual network, its dropout on as published. Kept, since every round of a pipeline needs it."""
+    return load_lpips(path).to(device).train()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from iris_cli import console, interrupts
+from iris_cli.device import fast_matmul
 from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError
 from iris_cli.learn.fit import Part, fit
 from iris_cli.progress import Progress
@@ -74,11 +75,12 @@ def train(
             return not interrupts.requested()
 
         try:
-            fit(
-                lambda: compute(run.agent, progress), module.parameters(), optimizer,
-                start=progress.done, updates=updates, clip_norm=config.clip_norm, after_update=after_update,
-                report_every=REPORT_EVERY, on_report=on_report, keep_going=keep_going,
-            )  # fmt: skip
+            with fast_matmul():
+                fit(
+                    lambda: compute(run.agent, progress), module.parameters(), optimizer,
+                    start=progress.done, updates=updates, clip_norm=config.clip_norm, after_update=after_update,
+                    report_every=REPORT_EVERY, on_report=on_report, keep_going=keep_going,
+                )  # fmt: skip
         finally:
             module.eval()
     if progress.done < updates:

@@ -35,7 +35,14 @@ def steps(start: int, count: int, *, ends: tuple[int, ...] = ()) -> dict[str, np
 def append(dataset: Dataset, count: int, *, end: bool = True, extends: bool = False, writer: str = "run") -> None:
     start = dataset.num_steps
     ends = (start + count - 1,) if end else ()
-    dataset.append(**steps(start, count, ends=ends), episode_lengths=[count], extends_last=extends, writer=writer)
+    ids = [dataset.num_episodes - extends]
+    dataset.append(**steps(start, count, ends=ends), episode_lengths=[count], episode_ids=ids, writer=writer)
+
+
+def goes_on(dataset: Dataset) -> bool:
+    """Whether the last step leaves its episode unfinished."""
+    last = dataset.num_steps - 1
+    return last >= 0 and not (dataset.read("terminations", last) | dataset.read("truncations", last))[0]
 
 
 def assert_holds(dataset: Dataset, count: int) -> None:
@@ -90,15 +97,45 @@ def test_what_was_appended_is_read_back(dataset: Dataset, path: Path) -> None:
 
 def test_one_append_may_hold_several_episodes(dataset: Dataset) -> None:
     append(dataset, 4, end=False)
-    dataset.append(**steps(4, 9, ends=(5, 9)), episode_lengths=[2, 4, 3], extends_last=True, writer="run")
+    dataset.append(**steps(4, 9, ends=(5, 9)), episode_lengths=[2, 4, 3], episode_ids=[0, 1, 2], writer="run")
 
     assert dataset.episode_ends.tolist() == [6, 10, 13]
+
+
+def test_pieces_with_the_same_id_are_one_episode(dataset: Dataset, path: Path) -> None:
+    dataset.append(**steps(0, 9, ends=(8,)), episode_lengths=[2, 3, 4], episode_ids=[0, 1, 2], writer="run")
+    dataset.append(**steps(9, 6, ends=(10, 14)), episode_lengths=[2, 4], episode_ids=[0, 1], writer="run")
+    dataset.append(**steps(15, 5), episode_lengths=[5], episode_ids=[3], writer="run")
+
+    for read in (dataset, Dataset.open(path)):
+        assert read.episode_ends.tolist() == [2, 5, 9, 11, 15, 20]
+        assert read.episode_ids.tolist() == [0, 1, 2, 0, 1, 3]
+        assert read.pieces(1) == [(2, 5), (11, 15)]
+        rewards = read.read("rewards")
+        own = [[0, 1, 9, 10], [2, 3, 4, 11, 12, 13, 14], [5, 6, 7, 8]]
+        assert read.scores().tolist() == [rewards[indices].sum() for indices in own]
+        expected = {"episodes": 4, "complete_episodes": 3, "mean_length": 5.0}
+        assert expected.items() <= read.summary().items()
+
+
+def test_rewind_makes_an_episode_of_several_pieces_unfinished(dataset: Dataset, path: Path) -> None:
+    dataset.append(**steps(0, 5), episode_lengths=[2, 3], episode_ids=[0, 1], writer="run")
+    dataset.append(**steps(5, 8, ends=(8, 10)), episode_lengths=[4, 2, 2], episode_ids=[0, 1, 2], writer="run")
+
+    dataset.rewind(7, writer="run")
+
+    for rewound in (dataset, Dataset.open(path)):
+        assert rewound.episode_ends.tolist() == [2, 5, 7]
+        assert rewound.episode_ids.tolist() == [0, 1, 0]
+        assert (rewound.num_episodes, len(rewound.scores())) == (2, 0)
+    dataset.append(**steps(7, 2, ends=(7, 8)), episode_lengths=[1, 1], episode_ids=[1, 0], writer="run")
+    assert len(dataset.scores()) == 2
 
 
 def test_attributes_are_committed_with_the_steps(dataset: Dataset, path: Path) -> None:
     collector = {"envs": [{"seed": 3, "actions": [0, -1]}], "state": 2**127}
     dataset.append(
-        **steps(0, 2), episode_lengths=[2], extends_last=False, writer="run", attributes={"collector": collector}
+        **steps(0, 2), episode_lengths=[2], episode_ids=[0], writer="run", attributes={"collector": collector}
     )
     append(dataset, 5)
 
@@ -108,7 +145,7 @@ def test_attributes_are_committed_with_the_steps(dataset: Dataset, path: Path) -
 def test_it_is_plain_zarr(closed: Path) -> None:
     group = zarr.open_group(closed, mode="r")
 
-    assert sorted(name for name, _ in group.arrays()) == sorted([*STEP_FIELDS, "episode_ends"])
+    assert sorted(name for name, _ in group.arrays()) == sorted([*STEP_FIELDS, "episode_ends", "episode_ids"])
     assert group.attrs["committed_steps"] == 150
     assert group["observations"].chunks == (64, 64, 64, 3)  # type: ignore[union-attr]
 
@@ -141,14 +178,20 @@ def test_an_empty_dataset_opens(dataset: Dataset, path: Path) -> None:
         {"rewards": np.zeros(4, np.float32)},
         {"terminations": np.array([0, 0, 1, 0, 0], bool)},
         {"episode_lengths": [2, 2]},
-        {"extends_last": True},
+        {"episode_ids": [0]},
+        {"episode_ids": [2]},
+        {"episode_ids": [-1]},
+        {"episode_ids": [1, 2]},
+        {"episode_lengths": [2, 3], "episode_ids": [1, 1]},
+        {"episode_lengths": [2, 3], "episode_ids": [2, 1]},
+        {"episode_lengths": [5, 0], "episode_ids": [1, 2]},
         {"attributes": {"committed_steps": 9}},
     ],
 )
 def test_steps_that_do_not_fit_are_refused(dataset: Dataset, change: dict) -> None:
     append(dataset, 5)
     with pytest.raises(ShapeError):
-        dataset.append(**({**steps(5, 5), "episode_lengths": [5], "extends_last": False, "writer": "run"} | change))
+        dataset.append(**({**steps(5, 5), "episode_lengths": [5], "episode_ids": [1], "writer": "run"} | change))
     assert_holds(dataset, 5)
 
 
@@ -188,21 +231,22 @@ def test_an_append_that_stops_at_any_write_leaves_the_last_commit(
             if not finished:
                 assert_holds(dataset, 150)
                 assert dataset.episode_ends.tolist() == [100, 150]
+                assert dataset.episode_ids.tolist() == [0, 1]
                 assert not list(copy.rglob("*.partial"))
                 append(dataset, 30, extends=True)
             assert_holds(dataset, 210 if finished else 180)
             assert dataset.episode_ends.tolist() == [100, dataset.num_steps]
         limit += 1
-    assert limit > 12  # 6 arrays' metadata and chunks, then the attributes
+    assert limit > 14  # 7 arrays' metadata and chunks, then the attributes
 
 
 APPEND_FOREVER = """
 import sys, numpy as np
 sys.path[:0] = sys.argv[2:]
-from test_dataset import Dataset, append
+from test_dataset import Dataset, append, goes_on
 dataset = Dataset.open(sys.argv[1], writable=True)
 while True:
-    if dataset.num_steps and not dataset._last_is_finished():
+    if goes_on(dataset):
         append(dataset, 90, end=dataset.num_steps % 4 == 0, extends=True)
     else:
         append(dataset, 90, end=False)
@@ -226,7 +270,7 @@ def test_a_killed_writer_leaves_a_whole_dataset(dataset: Dataset, path: Path) ->
             assert survivor.num_steps >= told[-1] > 0
             assert_holds(survivor, survivor.num_steps)
             assert survivor.episode_ends[-1] == survivor.num_steps
-            append(survivor, 7, extends=not survivor._last_is_finished())
+            append(survivor, 7, extends=goes_on(survivor))
             assert_holds(survivor, survivor.num_steps)
 
 
@@ -422,6 +466,10 @@ def retype(path: Path) -> None:
     zarr.create_array(path / "actions", shape=(150,), dtype="float32")
 
 
+def renumber(path: Path) -> None:
+    zarr.open_array(path / "episode_ids", mode="r+")[:] = np.array([0, 2])
+
+
 def overwrite(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda path: (path / name).write_bytes(content)
 
@@ -442,7 +490,7 @@ def remove(name: str) -> Callable[[Path], object]:
         (attribute("format_version", 2), "format version 2, this program reads 1"),
         (attribute("committed_steps", "many"), "attributes are not whole"),
         (attribute("committed_steps", 151), "observations has 150 of 151"),
-        (attribute("committed_episodes", 1), "episode_ends do not cover"),
+        (attribute("committed_episodes", 1), "episode_ends or episode_ids do not cover"),
         (attribute("tokens", {"../../x": 3}), "attributes are not whole"),
         (shorten, "rewards has 149 of 150"),
         (retype, "actions has dtype float32"),
@@ -451,6 +499,10 @@ def remove(name: str) -> Callable[[Path], object]:
         (remove("observations/c.1.0.0.0"), "observations lacks 1 chunks, the first is 1"),
         (remove("truncations/c.0"), "truncations lacks 1 chunks"),
         (overwrite("episode_ends/c.0", b"junk"), "episode_ends has unreadable chunks"),
+        (remove("episode_ids"), "episode_ids cannot be opened"),
+        (overwrite("episode_ids/c.0", b"junk"), "episode_ids has unreadable chunks"),
+        (attribute("committed_episodes", 3), "episode_ends has 2 of 3"),
+        (renumber, "episode_ids do not cover"),
         (remove("tokens/abc123/c.0.0"), "tokens/abc123 lacks 1 chunks"),
     ],
 )
@@ -484,7 +536,7 @@ def test_unreadable_chunks_are_told_when_read(closed: Path, cut: str) -> None:
 
 def test_chunks_of_zeros_are_written(dataset: Dataset, path: Path) -> None:
     fields = {name: np.zeros_like(values) for name, values in steps(0, 130).items()}
-    dataset.append(**fields, episode_lengths=[130], extends_last=False, writer="run")
+    dataset.append(**fields, episode_lengths=[130], episode_ids=[0], writer="run")
 
     assert len(list((path / "observations").glob("c.*"))) == 3
     assert Dataset.open(path).num_steps == 130

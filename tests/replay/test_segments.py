@@ -24,7 +24,7 @@ def append(dataset: Dataset, count: int, *, end: bool = True, extends: bool = Fa
         terminations=np.zeros(count, bool),
         truncations=np.arange(count) == (count - 1 if end else -1),
         episode_lengths=[count],
-        extends_last=extends,
+        episode_ids=[dataset.num_episodes - extends],
         writer="run",
     )
 
@@ -132,7 +132,7 @@ def test_channels_are_moved_in_front(dataset: Dataset) -> None:
     zero = np.zeros(1, bool)
     dataset.append(
         observations=frame, actions=zero.astype(int), rewards=zero.astype(np.float32), terminations=zero,
-        truncations=zero, episode_lengths=[1], extends_last=False, writer="run",
+        truncations=zero, episode_lengths=[1], episode_ids=[0], writer="run",
     )  # fmt: skip
     replay = Replay(CPU)
     replay.refresh(dataset)

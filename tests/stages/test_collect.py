@@ -11,7 +11,8 @@ import pytest
 
 from iris_cli import interrupts
 from iris_cli.envs.spec import EnvSpec, training_spec
-from iris_cli.errors import ConfigError, DatasetError, Interrupted
+from iris_cli.envs.vector import Steps, VectorEnv
+from iris_cli.errors import ConfigError, DatasetError, EnvironmentError_, Interrupted
 from iris_cli.learn.acting import Actor
 from iris_cli.replay.dataset import Dataset
 from iris_cli.run import Run
@@ -29,6 +30,7 @@ def contents(path: Path) -> dict[str, Any]:
         **{name: dataset.read(name).tobytes() for name in FIELDS},
         "choices": dataset.read("actions").tolist(),
         "ends": dataset.episode_ends.tolist(),
+        "ids": dataset.episode_ids.tolist(),
         "collector": json.dumps(dataset.attributes["collector"], sort_keys=True),
     }
 
@@ -37,6 +39,27 @@ def randomly(path: Path, *pieces: int, seed: int = 0, num_envs: int = 1, environ
     for steps in pieces:
         collect_randomly(path, environment, Collect(steps=steps, num_envs=num_envs), seed=seed)
     return path
+
+
+class Episodes:
+    """Watches what environments pay: the scores of episodes that ended, and how many began to be played."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.scores: list[float] = []
+        self.begun = 0
+        running: dict[int, float] = {}
+        step = VectorEnv.step
+
+        def spy(envs: VectorEnv, actions: np.ndarray, active: np.ndarray) -> Steps:
+            steps = step(envs, actions, active)
+            for env in np.flatnonzero(active).tolist():
+                self.begun += env not in running
+                running[env] = running.get(env, 0.0) + float(steps.rewards[env])
+                if steps.terminations[env] or steps.truncations[env]:
+                    self.scores.append(running.pop(env))
+            return steps
+
+        monkeypatch.setattr(VectorEnv, "step", spy)
 
 
 @pytest.fixture
@@ -61,6 +84,75 @@ def test_several_environments_give_the_same_steps_again(tmp_path: Path) -> None:
     assert first == second
     assert first["ends"] == [5, 9, 13]  # a piece of each environment's episode
     assert len({tuple(first["choices"][start : start + 4]) for start in (0, 5, 9)}) == 3
+
+
+def test_several_environments_keep_the_scores_that_the_game_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iris_cli.stages.collect.COMMIT_STEPS", 4)
+    played = Episodes(monkeypatch)
+    path = tmp_path / "data"
+    reports = [collect_randomly(path, TOY, Collect(steps=steps, num_envs=3), seed=0).figures for steps in (100, 17, 80)]
+    dataset = Dataset.open(path)
+    summary = dataset.summary()
+
+    assert len(played.scores) > 6
+    assert len(dataset.episode_ends) > 3 * summary["episodes"]
+    assert sorted(dataset.scores()) == sorted(played.scores)
+    assert (summary["complete_episodes"], summary["episodes"]) == (len(played.scores), played.begun)
+    assert summary["mean_score"] == pytest.approx(np.mean(played.scores))
+    assert sum(figures["episodes"] for figures in reports) == played.begun
+
+
+def test_a_warm_continuation_gives_the_same_as_a_cold_one(tmp_path: Path, new_run: NewRun) -> None:
+    results = {}
+    for name in ("warm", "cold"):
+        run = new_run(tmp_path / f"{name}.zarr", name=name, game="toy_game:Toy")
+        for steps in (10, 7, 25, 3):
+            collect(run, Collect(steps=steps, num_envs=3, epsilon=0.5))
+            if name == "cold":
+                run.close()
+        results[name] = contents(tmp_path / f"{name}.zarr")
+    assert results["warm"] == results["cold"]
+
+
+def test_environments_stay_warm_until_the_dataset_is_elsewhere_or_the_run_is_closed(
+    tmp_path: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "data.zarr", game="toy_game:Toy")
+    collect(run, Collect(steps=8))
+    first = run.environments
+    shutil.copytree(tmp_path / "data.zarr", tmp_path / "copy.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorEnv, "restore", None)
+        collect(run, Collect(steps=8))
+    assert first is not None
+    assert run.environments is first
+
+    run.dataset_path = tmp_path / "copy.zarr"
+    collect(run, Collect(steps=8))
+    assert run.environments is not first
+    assert contents(tmp_path / "copy.zarr")["ids"] == contents(tmp_path / "data.zarr")["ids"]
+    last = run.environments
+    run.close()
+    for closed in (first, last):
+        assert closed is not None
+        with pytest.raises(EnvironmentError_, match="closed"):
+            closed.state()
+
+
+def test_environments_of_a_collection_that_fails_are_not_kept(
+    tmp_path: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "data.zarr", game="toy_game:Toy")
+    collect(run, Collect(steps=8))
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupts, "requested", lambda: True)
+        with pytest.raises(Interrupted):
+            collect(run, Collect(steps=8))
+    assert run.environments is None
+    collect(run, Collect(steps=8))
+    assert Dataset.open(tmp_path / "data.zarr").num_steps == 16
 
 
 def test_beginning_anew_repeats_no_steps(tmp_path: Path, whole: dict[str, Any]) -> None:
@@ -129,6 +221,23 @@ def test_burn_in_stops_at_the_beginning_of_the_episode(
     monkeypatch.setattr(Actor, "burn_in", lambda actor, frames, mask: masks.append(mask))
     collect(new_run(path, game="toy_game:Toy", actor_critic={"burn_in": 5}), Collect(steps=1))
     assert [mask.tolist() for mask in masks] == [[[False, False, True, True, True]]]
+
+
+def test_burn_in_reads_all_pieces_of_an_episode(
+    tmp_path: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iris_cli.stages.collect.COMMIT_STEPS", 2)
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    monkeypatch.setattr(Actor, "burn_in", lambda actor, frames, mask: seen.append((frames, mask)))
+    path = randomly(tmp_path / "data", 12, num_envs=3)
+    stored = Dataset.open(path)
+    assert stored.pieces(1) == [(2, 4), (8, 10)]
+
+    collect(new_run(path, game="toy_game:Toy", actor_critic={"burn_in": 3}), Collect(steps=3, num_envs=3))
+
+    [(frames, mask)] = seen
+    assert mask.all()
+    np.testing.assert_array_equal(frames[1], stored.read("observations")[[3, 8, 9]])
 
 
 def test_a_policy_collects_the_same_again_and_goes_on_with_new_draws(tmp_path: Path, new_run: NewRun) -> None:

@@ -51,6 +51,7 @@ class Agent(nn.Module):
         generator: torch.Generator | None = None,
         *,
         greedy: bool = False,
+        keep: int = 1,
     ) -> IrisDream:
         """Begin to dream after C real frames, given as they are or as their tokens. C = 1 is the published start.
 
@@ -60,6 +61,7 @@ class Agent(nn.Module):
             actions: (B, C - 1) int64 taken between them.
             generator: of all draws, on the agent's device; None is torch's global one.
             greedy: take what is most probable instead of drawing.
+            keep: frames that the dream goes on from where its positions are used up; 1 is published.
 
         Raises:
             ShapeError: if there are neither, or shapes do not agree, or C exceeds the positions.
@@ -68,7 +70,7 @@ class Agent(nn.Module):
             if frames is None:
                 raise ShapeError("a dream needs frames or tokens to begin with. Got neither")
             tokens = self.tokenizer.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        return IrisDream(self.tokenizer, self.dynamics, tokens, actions, generator=generator, greedy=greedy)
+        return IrisDream(self.tokenizer, self.dynamics, tokens, actions, generator=generator, greedy=greedy, keep=keep)
 
     def actor_critic_start(
         self, segments: Segments, generator: torch.Generator | None = None

@@ -184,7 +184,7 @@ PRESETS = {
         tokenizer=_LIGHT,
         dynamics=DynamicsConfig(
             layers=4, heads=4, width=128, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0,
-            segment_length=10, batch_size=16, learning_rate=5e-4,
+            max_blocks=16, segment_length=16, batch_size=10, learning_rate=5e-4,
         ),
         actor_critic=ActorCriticConfig(
             channels=(16, 16, 32, 32), lstm_width=256, horizon=15, burn_in=5, batch_size=32, learning_rate=3e-4

@@ -61,7 +61,7 @@ class Tokenizer(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """The tokens of frames.
 
-        A frame's tokens do not depend on its company: frames pass in blocks of one fixed size, the last one padded,
+        On a CPU a frame's tokens do not depend on its company: frames pass in blocks of one size, the last one padded,
         so that every convolution does the same arithmetic however many frames are given.
 
         Args:
@@ -74,7 +74,7 @@ class Tokenizer(nn.Module):
             ShapeError: for another shape or dtype.
         """
         _check_frames(frames)
-        size = _block_size(frames.device)
+        size = _block_size(frames.device, len(frames))
         tokens = [
             self.embedding.tokens(self._latents(_images(_padded(block, size)))).flatten(1)[: len(block)]
             for block in frames.split(size)
@@ -92,7 +92,7 @@ class Tokenizer(nn.Module):
             raise ShapeError(f"tokens must have shape (N, {TOKENS_PER_FRAME}), got {tuple(tokens.shape)}")
         images = [
             self._images_of(self.embedding.lookup(block.unflatten(1, (GRID, GRID))))
-            for block in tokens.split(_block_size(tokens.device))
+            for block in tokens.split(_block_size(tokens.device, len(tokens)))
         ]
         return (torch.cat(images) + 1).div_(2).clamp_(0, 1)
 
@@ -175,9 +175,9 @@ def _padded(frames: Tensor, size: int) -> Tensor:
     return F.pad(frames, (0, 0, 0, 0, 0, 0, 0, size - len(frames)))
 
 
-def _block_size(device: torch.device) -> int:
-    """Frames that pass at once: few on a CPU, whose caches then hold the maps, and where acting asks for one."""
-    return 4 if device.type == "cpu" else 64
+def _block_size(device: torch.device, frames: int) -> int:
+    """Frames that pass at once: few on a CPU, whose caches then hold the maps, and where acting asks for few."""
+    return 4 if device.type == "cpu" or frames <= 4 else 64
 
 
 @torch.no_grad()

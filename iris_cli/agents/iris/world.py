@@ -4,6 +4,7 @@ Source: fact sheet of IRIS, section 4. Everything is drawn, never taken as most 
 the 16 tokens of the next frame. One step is 17 small passes, and none of them waits for the device.
 """
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -31,6 +32,8 @@ class IrisDream:
         actions: (B, C - 1) int64 taken between them.
         generator: of the draws, on the tokens' device; None is torch's global one.
         greedy: take what is most probable instead.
+        keep: frames that are read anew, with the actions between them, where the positions are used up. 1 is published;
+            more keeps what only a sequence shows, such as where a ball is going.
 
     Attributes:
         tokens: (B, 16) of the present frame.
@@ -50,6 +53,7 @@ class IrisDream:
         *,
         generator: torch.Generator | None = None,
         greedy: bool = False,
+        keep: int = 1,
     ) -> None:
         assert not tokenizer.training
         assert not dynamics.training
@@ -57,6 +61,9 @@ class IrisDream:
         self._tokenizer, self._dynamics = tokenizer, dynamics
         self._draw: Draw = partial(torch.argmax, dim=-1) if greedy else partial(sample, generator=generator)
         self.cache = dynamics.transformer.new_cache(len(tokens))
+        keep = max(1, min(keep, dynamics.config.max_blocks - 1))  # a step must fit behind them
+        self._past = deque(tokens.unbind(1), maxlen=keep)  # (B, 16) each, the present frame last
+        self._between = deque(actions.unbind(1), maxlen=keep - 1)  # (B,) each, the actions between them
         self._read(tokens, actions)
         self.tokens = tokens[:, -1]
         self.view = tokenizer.decode(self.tokens)
@@ -65,16 +72,19 @@ class IrisDream:
     def step(self, actions: Tensor, *, next_view: bool = True) -> Outcome:
         """Imagine what actions (B,) int64 lead to.
 
-        Where the step would overrun the positions, all but the present frame is forgotten first. An imagined end stops
-        nothing. Without `next_view` only reward and end are imagined, in one pass, and the dream is over.
+        Where the step would overrun the positions, all but the last `keep` frames are forgotten first. An imagined end
+        stops nothing. Without `next_view` only reward and end are imagined, in one pass, and the dream is over.
         """
         passes = TOKENS_PER_BLOCK if next_view else 1
         if self.cache.length + passes > self.cache.max_tokens:
-            self._read(self.tokens[:, None], actions[:, None][:, :0])
+            between = torch.stack([*self._between, actions], 1)[:, :-1]  # (B, frames - 1), maybe none
+            self._read(torch.stack(list(self._past), 1), between)
         rewards, ends, tokens = imagine_step(self._dynamics, self.cache, actions, self._draw, next_frame=next_view)
         if tokens is None:
             return Outcome(rewards, ends, None)
         self.tokens = tokens
+        self._past.append(tokens)
+        self._between.append(actions)
         self.view = self._tokenizer.decode(tokens)
         return Outcome(rewards, ends, self.view)
 

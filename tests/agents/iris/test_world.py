@@ -78,6 +78,21 @@ def test_what_would_overrun_the_positions_makes_it_forget_all_but_the_present_fr
     assert torch.equal(dream.tokens, fresh.tokens)
 
 
+def test_a_dream_can_keep_its_last_frames_and_the_actions_between_them(
+    agent: Agent, tokens: Tensor, actions: Tensor
+) -> None:
+    dream = begin(agent, tokens, actions[:, :3], greedy=True, keep=2)  # 67 of 68 positions
+
+    dream.step(actions[:, 3])
+    dream.step(actions[:, 0])
+
+    fresh = begin(agent, tokens[:, -2:], actions[:, 2:3], greedy=True)
+    fresh.step(actions[:, 3])
+    fresh.step(actions[:, 0])
+    assert dream.cache.length == 67
+    assert torch.equal(dream.tokens, fresh.tokens)
+
+
 def test_a_last_step_without_view_fits_into_one_position(agent: Agent, tokens: Tensor, actions: Tensor) -> None:
     dream = begin(agent, tokens, actions[:, :3])
 
