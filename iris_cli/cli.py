@@ -124,7 +124,7 @@ def collect(env: str | None, out: Path | None, run: Path | None, seed: int, devi
 
     wanted = stage.Collect(**settings)
     if run is not None:
-        report = alone(stage.collect, open_for_collecting(run, env=env, dataset=out, device=device), wanted)
+        report = alone(stage.collect_alone, open_for_collecting(run, env=env, dataset=out, device=device), wanted)
     else:
         environment = environment_named(env)
         path = out or Path("data") / f"{environment.stem}.zarr"

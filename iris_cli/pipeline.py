@@ -161,9 +161,10 @@ def _open(plan: Plan, device: str) -> Run:
             ("agent", plan.agent), ("preset", plan.config.preset), ("seed", plan.seed), ("dataset", str(plan.dataset)),
             ("environment", plan.environment.to_mapping()),
         ):  # fmt: skip
-            if (card["config"] if key == "preset" else card)[key] != value:
+            there = (card["config"] if key == "preset" else card)[key]
+            if there != value:
                 raise RunError(
-                    f"the run has another {key} than the pipeline's {value}", where=plan.run,
+                    f"the run has {key} {there}, but the pipeline {value}", where=plan.run,
                     fix="Name another run: --set run=runs/NAME.",
                 )  # fmt: skip
         return Run.open(plan.run, device=chosen, training=True)

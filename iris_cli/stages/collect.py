@@ -68,10 +68,26 @@ def collect(run: Run, settings: Collect) -> Report:
             collection.close()
             raise
         run.environments = collection.envs
-        if run.dataset_path == Path(run.card["dataset"]):
-            run.collected = {"steps": dataset.num_steps, "collector": dataset.attributes.get("collector")}
-    run.end("collect")
+    _take_note(run)
     return report
+
+
+def collect_alone(run: Run, settings: Collect) -> Report:
+    """`collect` outside a pipeline, where what an interruption leaves is kept."""
+    try:
+        return collect(run, settings)
+    except Interrupted:
+        _take_note(run)
+        run.save()
+        raise
+
+
+def _take_note(run: Run) -> None:
+    """Let the run know how far its own dataset goes, and that its next collection draws anew."""
+    if run.dataset_path == Path(run.card["dataset"]):
+        dataset = run.dataset()
+        run.collected = {"steps": dataset.num_steps, "collector": dataset.attributes.get("collector")}
+    run.end("collect")
 
 
 def collect_randomly(path: Path, environment: EnvSpec, settings: Collect, *, seed: int) -> Report:

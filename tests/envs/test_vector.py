@@ -53,9 +53,9 @@ def workers():
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A game that costs nothing, and whose action 1 is an error."""
-    (tmp_path / "toy_game.py").write_text(TOY)
+    (tmp_path / "painted_game.py").write_text(TOY)
     monkeypatch.syspath_prepend(tmp_path)
-    return training_spec("toy_game:Toy")
+    return training_spec("painted_game:Toy")
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_whatever_an_environment_raises_is_one_error(toy, started, num_envs):
     with VectorEnv(toy, num_envs) as env:
         env.reset([0] * num_envs)
 
-        with pytest.raises(EnvironmentError_, match=r"ValueError: out of paint. In toy_game:Toy"):
+        with pytest.raises(EnvironmentError_, match=r"ValueError: out of paint. In painted_game:Toy"):
             env.step(np.ones(num_envs, int))
 
     assert not started()

@@ -214,7 +214,7 @@ def test_the_weights_free_loss_is_said_recorded_and_reported(
 ) -> None:
     run = new_run(pong)
     report = STAGES["tokenizer"](run, 1)
-    assert "no perceptual weights" in capsys.readouterr().out
+    assert "for want of perceptual weights" in capsys.readouterr().out
     assert report.figures["loss"] == run.tokenizer_loss == "weights-free"
     run.save()
     assert Run.open(run.directory, device=run.device).tokenizer_loss == "weights-free"
