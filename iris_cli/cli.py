@@ -148,7 +148,7 @@ def train_tokenizer(dataset: Path, updates: int | None, **run: Any) -> None:
     from iris_cli.stages.train_tokenizer import TrainTokenizer
     from iris_cli.stages.train_tokenizer import train_tokenizer as stage
 
-    console.show(alone(stage, open_for_training(dataset, **run), TrainTokenizer(updates=updates)))
+    console.show(alone(stage, open_for_training(dataset, create=True, **run), TrainTokenizer(updates=updates)))
 
 
 @cli.command()

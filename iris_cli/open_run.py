@@ -23,6 +23,7 @@ S = TypeVar("S")
 def open_for_training(
     dataset: Path,
     *,
+    create: bool = False,
     run: Path | None = None,
     agent: str | None = None,
     preset: str | None = None,
@@ -30,16 +31,26 @@ def open_for_training(
     device: str = "auto",
     assignments: tuple[str, ...] = (),
 ) -> Run:
-    """The run that learns from a dataset: `runs/STEM` unless named, made with the given settings where there is none.
+    """The run that learns from a dataset: `runs/STEM` unless named.
+
+    Args:
+        dataset: what it learns from.
+        create: whether to make the run, with the settings that follow, where there is none.
+        run: its directory.
+        agent, preset, seed: of a new run; for one that is there they must agree.
+        device: where it computes.
+        assignments: settings from --set.
 
     Raises:
-        IrisError: if the dataset is not one, or a setting does not fit the run that is there.
+        IrisError: if the dataset is not one, there is no run, or a setting does not fit the one that is there.
     """
     with Dataset.open(dataset) as stored:
         environment, num_actions = EnvSpec.from_mapping(stored.environment), stored.num_actions
     directory, changes = run or Path("runs") / dataset.stem, parse_assignments(assignments)
     chosen = choose_device(device)
     if not (directory / "run.yaml").exists():
+        if not create:
+            raise RunError("there is no run yet", where=directory, fix=f"First run: iris train-tokenizer {dataset}")
         name = agent or "iris"
         config = configured(name, preset or "published", changes)
         made = Run.create(
