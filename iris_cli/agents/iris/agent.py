@@ -41,7 +41,7 @@ class Agent(nn.Module):
 
     def see(self, frames: Tensor) -> Tensor:
         """What the policy looks at: frames (N, 3, 64, 64) uint8 -> reconstructions (N, 3, 64, 64) float32 in [0, 1]."""
-        return self.tokenizer.decode(self.tokenizer.encode(frames))
+        return self.tokenizer.reconstruct(frames)
 
     def begin_dream(
         self,

@@ -61,7 +61,7 @@ class Tokenizer(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """The tokens of frames.
 
-        On a CPU a frame's tokens do not depend on its company: frames pass in blocks of one size, the last one padded,
+        A frame's tokens do not depend on its company: frames pass in blocks of one fixed size, the last one padded,
         so that every convolution does the same arithmetic however many frames are given.
 
         Args:
@@ -74,11 +74,8 @@ class Tokenizer(nn.Module):
             ShapeError: for another shape or dtype.
         """
         _check_frames(frames)
-        size = _block_size(frames.device, len(frames))
-        tokens = [
-            self.embedding.tokens(self._latents(_images(_padded(block, size)))).flatten(1)[: len(block)]
-            for block in frames.split(size)
-        ]
+        size = _block_size(frames.device)
+        tokens = [self._tokens(_padded(block, size))[: len(block)] for block in frames.split(size)]
         return torch.cat(tokens)  # split gives one empty block for N = 0
 
     @torch.no_grad()
@@ -92,9 +89,21 @@ class Tokenizer(nn.Module):
             raise ShapeError(f"tokens must have shape (N, {TOKENS_PER_FRAME}), got {tuple(tokens.shape)}")
         images = [
             self._images_of(self.embedding.lookup(block.unflatten(1, (GRID, GRID))))
-            for block in tokens.split(_block_size(tokens.device, len(tokens)))
+            for block in tokens.split(_block_size(tokens.device))
         ]
         return (torch.cat(images) + 1).div_(2).clamp_(0, 1)
+
+    @torch.no_grad()
+    def reconstruct(self, frames: Tensor) -> Tensor:
+        """(N, 3, 64, 64) uint8 -> (N, 3, 64, 64) float32 in [0, 1], as `decode(encode(frames))` but for rounding.
+
+        For acting, which looks at a frame or a few at once: nothing is padded.
+
+        Raises:
+            ShapeError: for another shape or dtype.
+        """
+        _check_frames(frames)
+        return self.decode(torch.cat([self._tokens(block) for block in frames.split(_block_size(frames.device))]))
 
     def loss(self, frames: Tensor, *, perceptual: LPIPS | None) -> Losses:
         """How far frames (N, 3, 64, 64) uint8 are from their reconstructions.
@@ -142,6 +151,9 @@ class Tokenizer(nn.Module):
                 digest.update(weights.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def _tokens(self, frames: Tensor) -> Tensor:
+        return self.embedding.tokens(self._latents(_images(frames))).flatten(1)
+
     def _latents(self, images: Tensor) -> Tensor:
         """(N, 3, 64, 64) in [-1, 1] -> (N, E, 4, 4)."""
         if self.mean_image is not None:
@@ -175,9 +187,9 @@ def _padded(frames: Tensor, size: int) -> Tensor:
     return F.pad(frames, (0, 0, 0, 0, 0, 0, 0, size - len(frames)))
 
 
-def _block_size(device: torch.device, frames: int) -> int:
-    """Frames that pass at once: few on a CPU, whose caches then hold the maps, and where acting asks for few."""
-    return 4 if device.type == "cpu" or frames <= 4 else 64
+def _block_size(device: torch.device) -> int:
+    """Frames that pass at once: few on a CPU, whose caches then hold the maps."""
+    return 4 if device.type == "cpu" else 64
 
 
 @torch.no_grad()
