@@ -162,7 +162,7 @@ def _open(plan: Plan, device: str) -> Run:
             ("environment", plan.environment.to_mapping()),
         ):  # fmt: skip
             there = (card["config"] if key == "preset" else card)[key]
-            if there != value:
+            if there not in (value, "imported"):
                 raise RunError(
                     f"the run has {key} {there}, but the pipeline {value}", where=plan.run,
                     fix="Name another run: --set run=runs/NAME.",

@@ -37,6 +37,7 @@ def _run(path: Path) -> dict[str, Any]:
         "seed": card["seed"],
         "created": card["created"],
         "versions": card["versions"],
+        **({"imported": card["imported"]} if "imported" in card else {}),
     }
     checkpoint = latest_checkpoint(path / "checkpoints")
     if checkpoint is not None:
