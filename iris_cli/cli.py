@@ -62,7 +62,14 @@ def main() -> None:
     # Before torch is imported: threads that wait without spinning. On a machine that does something else besides,
     # spinning made two threads five times slower than one, and passive waiting about as fast as one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    cli()
+    try:
+        cli()
+    except SystemExit as leaving:
+        if leaving.code == 130:  # else Python may end itself by SIGINT, for a KeyboardInterrupt caught long before
+            from iris_cli import console
+
+            console.leave(130)
+        raise
 
 
 def device_option(command: F) -> F:

@@ -1,11 +1,13 @@
 """Everything a person sees in the terminal. The only file that prints, and the only one that knows rich."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -41,7 +43,7 @@ def show(report: Report) -> None:
     if report.figures:
         table = Table(title=report.stage, title_justify="left", show_header=False, box=None, pad_edge=False)
         table.add_column(style="cyan")
-        table.add_column()
+        table.add_column(overflow="fold")
         for name, value in report.figures.items():
             table.add_row(name.replace("_", " "), escape(number(value)))
         _out.print(table)
@@ -102,6 +104,13 @@ def duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}" if unit != "h" else f"{seconds / size:.1f} h"
     return f"{seconds / 86400:.1f} days"
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once, with everything printed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class Bar:
@@ -192,5 +201,5 @@ def _plain(value: object) -> float | int | str:
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "-"
     return "-" if value is None else str(value)

@@ -25,7 +25,7 @@ def graceful(notify: Callable[[str], None]) -> Iterator[None]:
             raise KeyboardInterrupt
         _requested = True
         with suppress(RuntimeError):  # the signal came in the middle of a print, which cannot be entered twice
-            notify("Stopping and saving. Press Ctrl-C again to stop at once (what is not saved is then lost).")
+            notify("Stopping. Press Ctrl-C again to stop at once (what is not saved is then lost).")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

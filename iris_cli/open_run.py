@@ -50,7 +50,10 @@ def open_for_training(
     chosen = choose_device(device)
     if not (directory / "run.yaml").exists():
         if not create:
-            raise RunError("there is no run yet", where=directory, fix=f"First run: iris train-tokenizer {dataset}")
+            where = "" if run is None else f" --run {run}"
+            raise RunError(
+                "there is no run yet", where=directory, fix=f"First run: iris train-tokenizer {dataset}{where}"
+            )
         name = agent or "iris"
         config = configured(name, preset or "published", changes)
         made = Run.create(

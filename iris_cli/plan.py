@@ -1,11 +1,11 @@
 """A pipeline file becomes a plan: a list of stages with every setting resolved. The format: pipelines/README.md."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from iris_cli.agents import presets_for, section_presets_for
+from iris_cli.agents import config_for, presets_for, section_presets_for
 from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest, parse_assignments, updated
 from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.errors import ConfigError
@@ -136,6 +136,12 @@ def make_plan(
     variables = {"game": environment.stem, "agent": agent_name, "seed": seed_value}
     stage_changes = {name: changes.pop(name) for name in list(changes) if name in SETTINGS}
     stages = _stages(document, top, scalar("rounds", int, 1 if "round" in top else 0), stage_changes)
+    sections = [field.name for field in fields(config_for(agent_name))]
+    for name in changes:
+        if name not in sections:
+            raise ConfigError(
+                f"unknown name '{name}'", where=f"--set {name}", fix=nearest(name, [*_KEYS, *SETTINGS, *sections])
+            )
     for name in stage_changes:
         if all(planned.stage != name for planned in stages):
             raise ConfigError(f"the pipeline has no stage {name}", where="--set")

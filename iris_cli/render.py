@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from iris_cli.errors import ConfigError, ShapeError
 
 STRIP_FRAMES = 10  # most frames that a png shows
+STRIP_WIDTH = 2400  # pixels
 MARK_STEPS = 6  # steps that a reward mark stays, fading: one step is too short to see
 
 BACKGROUND = (16, 17, 20)
@@ -313,7 +314,10 @@ def _write_gif(frames: NDArray[np.uint8], path: Path, fps: float) -> None:
 
 
 def _write_png(frames: NDArray[np.uint8], path: Path, fps: float) -> None:
-    """Wide frames under one another, tall ones side by side."""
-    chosen = frames[np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).round().astype(int)]
-    axis = 0 if frames.shape[2] > frames.shape[1] else 1
-    Image.fromarray(np.concatenate(list(chosen), axis=axis)).save(path, optimize=True)
+    """As many side by side as a screen is wide, the rest in rows below."""
+    across = max(1, STRIP_WIDTH // frames.shape[2])
+    count = min(STRIP_FRAMES, len(frames))
+    count -= count % across if count > across else 0  # no row is left part empty
+    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    rows = [np.concatenate(list(chosen[i : i + across]), axis=1) for i in range(0, count, across)]
+    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)

@@ -319,6 +319,16 @@ class Run:
         """Whether a component has seen any update, here or where it was imported from."""
         return self.updates[component] > 0 or "imported" in self.card
 
+    def command(self, stage: str) -> str:
+        """What to type for a stage of this run."""
+        where = "" if self.directory == Path("runs") / self.dataset_path.stem else f" --run {self.directory}"
+        return f"iris {stage} {self.dataset_path}{where}"
+
+    @property
+    def unfinished(self) -> dict[str, Any] | None:
+        """The saved progress of whatever stage the last checkpoint was written in the middle of."""
+        return self._saved_progress
+
     @property
     def writer(self) -> str:
         """The name that datasets know this run by."""

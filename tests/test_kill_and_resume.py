@@ -244,7 +244,7 @@ def test_an_interrupted_pipeline_stops_with_130_and_goes_on_where_it_was(
         assert stopped is not None
         assert stopped.code == 130, stopped.output
         assert ended_stages(stopped.output) <= 1  # the last update of a stage was under way, or a single block
-        assert "Stopping and saving. Press Ctrl-C again" in stopped.output
+        assert "Stopping. Press Ctrl-C again" in stopped.output
         assert "the same command goes on" in stopped.output
         assert "Traceback" not in stopped.output
         assert stopped.seconds < 10

@@ -138,15 +138,15 @@ def test_gif_gives_back_every_frame_and_repeats_for_ever(tmp_path: Path) -> None
     assert (meta["duration"], meta["loop"]) == (100, 0)
 
 
-def test_png_shows_ten_frames_from_first_to_last(tmp_path: Path) -> None:
+def test_png_shows_up_to_ten_frames_from_first_to_last_in_rows_as_wide_as_a_screen(tmp_path: Path) -> None:
     frames = compose([film(30)])
 
     read = imageio.imread(write_media(frames, tmp_path / "dream.png"))
 
-    height = frames.shape[1]
-    assert read.shape == (10 * height, *frames.shape[2:])
-    assert (read[:height] == frames[0]).all()
-    assert (read[-height:] == frames[-1]).all()
+    height, width = frames.shape[1:3]
+    assert read.shape == (3 * height, 3 * width, 3)  # nine frames
+    assert (read[:height, :width] == frames[0]).all()
+    assert (read[-height:, -width:] == frames[-1]).all()
 
 
 def test_png_of_one_frame_is_that_frame(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`iris bench`: how fast every stage runs on this machine, on real frames of Pong.
 
-Rates are medians over the time given to each; ratios between machines mean more than single figures.
+Rates are medians over the time given to each; ratios between machines mean more than single figures. The tokenizer is
+measured with its weights-free loss, and no rate includes the evaluation or the writing of checkpoints.
 """
 
 import platform
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from iris_cli import console
 from iris_cli.agents import build, presets_for
 from iris_cli.config import nearest
 from iris_cli.device import choose_device
@@ -71,19 +71,20 @@ class _Clock:
     def __init__(self, seconds: float, device: torch.device) -> None:
         self._seconds, self._device = seconds, device
 
-    def rate(self, title: str, amount: int, work: Callable[[], object]) -> float:
-        """Units per second, where one call of `work` does `amount` of them."""
-        work()  # warms up
+    def rate(self, amount: int, work: Callable[[], object]) -> float:
+        """Units per second, where one call of `work` does `amount` of them. The first call warms up."""
         times: list[float] = []
-        with console.progress(title, max(1, round(self._seconds)), "s") as bar:
-            while not times or sum(times) < self._seconds:
-                begun = time.perf_counter()
-                work()
-                if self._device.type == "cuda":
-                    torch.cuda.synchronize(self._device)
-                times.append(time.perf_counter() - begun)
-                bar.advance(0, f"{amount / median(times):,.3g} per second")
-        return amount / median(times)
+        while len(times) < 2 or sum(times[1:]) < self._seconds:
+            self._wait()
+            begun = time.perf_counter()
+            work()
+            self._wait()
+            times.append(time.perf_counter() - begun)
+        return amount / median(times[1:])
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
 
 def _real_frames(clock: _Clock) -> tuple[np.ndarray, torch.Tensor, torch.Tensor, int, float]:
@@ -114,7 +115,7 @@ def _real_frames(clock: _Clock) -> tuple[np.ndarray, torch.Tensor, torch.Tensor,
             for _ in range(50):
                 step()
 
-        rate = clock.rate("collect", 50, steps)
+        rate = clock.rate(50, steps)
     return np.stack(frames), torch.tensor(actions), torch.tensor(rewards), num_actions, rate
 
 
@@ -154,21 +155,17 @@ def _rates(
     micro = min(config.tokenizer.micro_batch, config.tokenizer.batch_size, len(images))
     dynamics, ac = config.dynamics, config.actor_critic
     rates = {
-        "encode_frames_per_second": clock.rate("encode", len(images), lambda: agent.tokenizer.encode(images)),
-        "decode_frames_per_second": clock.rate("decode", len(tokens), lambda: agent.tokenizer.decode(tokens)),
-        "imagined_frames_per_second": clock.rate("imagine", ac.batch_size * ac.horizon, dreamt),
-        "actor_critic_updates_per_second": clock.rate(
-            "train-actor-critic", 1, lambda: update("actor_critic", actor_critic)
-        ),
+        "encode_frames_per_second": clock.rate(len(images), lambda: agent.tokenizer.encode(images)),
+        "decode_frames_per_second": clock.rate(len(tokens), lambda: agent.tokenizer.decode(tokens)),
+        "imagined_frames_per_second": clock.rate(ac.batch_size * ac.horizon, dreamt),
+        "actor_critic_updates_per_second": clock.rate(1, lambda: update("actor_critic", actor_critic)),
     }
     agent.dynamics.train()
-    rates["dynamics_updates_per_second"] = clock.rate(
-        "train-dynamics", 1,
+    rates["dynamics_updates_per_second"] = clock.rate(1,
         lambda: update("dynamics", lambda: agent.dynamics.loss(segments(dynamics.batch_size, dynamics.segment_length))),
     )  # fmt: skip
     agent.tokenizer.train()
-    rates["tokenizer_trained_frames_per_second"] = clock.rate(
-        "train-tokenizer", micro,
+    rates["tokenizer_trained_frames_per_second"] = clock.rate(micro,
         lambda: update("tokenizer", lambda: agent.tokenizer.loss(images[:micro], perceptual=None)),
     )  # fmt: skip
     return rates

@@ -5,12 +5,14 @@
 game and for the policy's draws, so that how many games are played at once matters only through rounding in a batch.
 """
 
+import itertools
 import json
 import math
 import os
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,12 +55,14 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
     Args:
         run: whose agent plays.
         settings: the protocol.
-        name: of the report; None takes the checkpoint's number.
+        name: of the report, which replaces one of the same name; None takes the checkpoint's number, and a further
+            one where that report is there already.
     """
     begun = time.monotonic()
     scores, lengths = _play(run, settings)
     seconds = time.monotonic() - begun
     result = mean_score(scores)
+    cut = 0 if settings.max_steps is None else sum(length >= settings.max_steps for length in lengths)
     game = run.environment.name
     comparable = game in RANDOM_AND_HUMAN and settings.max_steps is None  # scores of cut games are not
     normalised = float(human_normalised(game, result.mean)) if comparable else None
@@ -66,6 +70,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
     content = {
         "scores": scores,
         "lengths": lengths,
+        "cut": cut,
         "mean": result.mean,
         "standard_error": result.standard_error,
         "confidence_interval": [result.low, result.high],
@@ -82,8 +87,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {"iris-wm": VERSION, "torch": str(torch.__version__)},
     }
-    path = run.directory / "reports" / f"evaluate-{name or f'{run.checkpoint_number:06d}'}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = _report_path(run, name)
     draft = path.with_suffix(".partial")
     draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)
@@ -95,8 +99,20 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "best_and_worst": f"{console.number(max(scores))} and {console.number(min(scores))}",
         "mean_length": float(np.mean(lengths)),
     }
-    notes = (f"never trained: {', '.join(untrained)}",) if untrained else ()
-    return Report(stage="evaluate", figures=figures, files={"report": path}, notes=notes)
+    notes = [f"never trained: {', '.join(untrained)}"] if untrained else []
+    if cut:
+        notes.append(f"{cut} of {len(scores)} games were cut at {settings.max_steps} steps, so this is not a score")
+    return Report(stage="evaluate", figures=figures, files={"report": path}, notes=tuple(notes))
+
+
+def _report_path(run: Run, name: str | None) -> Path:
+    reports = run.directory / "reports"
+    reports.mkdir(exist_ok=True)
+    if name is not None:
+        return reports / f"evaluate-{name}.json"
+    number = f"{run.checkpoint_number:06d}"
+    names = itertools.chain([number], (f"{number}-{again}" for again in itertools.count(2)))
+    return next(path for path in (reports / f"evaluate-{name}.json" for name in names) if not path.exists())
 
 
 def _protocol(run: Run, settings: Evaluate) -> dict[str, Any]:

@@ -96,13 +96,11 @@ def _notes(run: Run, settings: Imagine) -> tuple[str, ...]:
     notes = []
     if not run.is_trained("dynamics"):
         notes.append(
-            "the dynamics has not been trained, so the imagined column is noise. "
-            f"Next: iris train-dynamics {run.dataset_path}"
+            f"the dynamics has not been trained, so the imagined column is noise. Next: {run.command('train-dynamics')}"
         )
     if settings.policy == "agent" and not run.is_trained("actor_critic"):
         notes.append(
-            "the actor-critic has not been trained, so it acts at random. "
-            f"Next: iris train-actor-critic {run.dataset_path}"
+            f"the actor-critic has not been trained, so it acts at random. Next: {run.command('train-actor-critic')}"
         )
     return tuple(notes)
 

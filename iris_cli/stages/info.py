@@ -18,7 +18,7 @@ def info(path: Path) -> dict[str, Any]:
     """
     if (path / "run.yaml").exists():
         return _run(path)
-    if path.exists() and not (path / "zarr.json").exists():
+    if not (path / "zarr.json").exists():
         raise IrisError("this is neither a dataset nor a run", where=path, fix="Name data/NAME.zarr or runs/NAME.")
     with Dataset.open(path) as dataset:
         return {"kind": "dataset", "path": str(path), **dataset.summary()}
@@ -48,7 +48,7 @@ def _run(path: Path) -> dict[str, Any]:
                 "updates": state["updates"],
                 "tokenizer_loss": state["tokenizer_loss"],
                 "collected_steps": state["collected"]["steps"],
-                "unfinished_stage": state["progress"]["stage"] if state["progress"] else None,
+                "unfinished_stage": _words(state["progress"]) if state["progress"] else None,
                 "pipeline_position": state["cursor"]["position"] if state["cursor"] else None,
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -64,3 +64,7 @@ def _run(path: Path) -> dict[str, Any]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"the report cannot be read ({error})", where=reports[-1], fix="Remove it.") from None
     return facts
+
+
+def _words(progress: dict[str, Any]) -> str:
+    return f"{progress['stage']}, {progress['done']:,} of {progress['total']:,} updates"

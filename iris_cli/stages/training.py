@@ -54,6 +54,11 @@ def train(
         updates = unfinished["total"] if unfinished else _plan(run, stage, probe)
     module, config = getattr(run.agent, component), getattr(run.config, component)
     optimizer = run.optimizer(component)
+    left = run.unfinished
+    if left is not None and (left["stage"], left["total"]) != (stage, updates):
+        console.warn(
+            f"{left['stage']} stopped after {left['done']:,} of {left['total']:,} updates; its rest is dropped"
+        )
     progress = run.begin(stage, updates)
     if progress.done:
         console.say(f"{stage}: going on after update {progress.done:,} of {progress.total:,}.")
@@ -120,7 +125,7 @@ def needs_training(run: Run, component: str) -> None:
     if not run.is_trained(component):
         raise RunError(
             f"the {component.replace('_', '-')} has not been trained yet", where=run.directory,
-            fix=f"First run: iris train-{component.replace('_', '-')} {run.dataset_path}",
+            fix=f"First run: {run.command('train-' + component.replace('_', '-'))}",
         )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def test_evaluating_changes_nothing_but_the_report(toy_run: Run) -> None:
 
 def test_untrained_parts_are_named(toy_run: Run) -> None:
     notes = evaluate(toy_run, Evaluate(episodes=1, max_steps=2)).notes
-    assert notes == ("never trained: tokenizer, dynamics, actor_critic",)
+    assert notes[0] == "never trained: tokenizer, dynamics, actor_critic"
 
 
 def test_an_interrupt_writes_no_report(toy_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

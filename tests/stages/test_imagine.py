@@ -94,8 +94,8 @@ def test_untrained_dynamics_still_films_and_says_what_to_run(run: Run, tmp_path:
     assert len(films) == 1
     dynamics, actor_critic = report.notes
     assert "the dynamics has not been trained, so the imagined column is noise" in dynamics
-    assert dynamics.endswith(f"iris train-dynamics {run.dataset_path}")
-    assert actor_critic.endswith(f"iris train-actor-critic {run.dataset_path}")
+    assert dynamics.endswith(f"iris train-dynamics {run.dataset_path} --run {run.directory}")
+    assert actor_critic.endswith(f"iris train-actor-critic {run.dataset_path} --run {run.directory}")
 
 
 def test_an_untrained_tokenizer_is_refused(run: Run, tmp_path: Path) -> None:

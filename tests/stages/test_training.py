@@ -162,7 +162,7 @@ def test_a_second_interrupt_stops_at_once_and_the_checkpoint_stands(pong: Path, 
     replay.random_frames = draw_and_press_twice  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt), interrupts.graceful(said.append):
         STAGES["tokenizer"](run, 3)
-    assert said == ["Stopping and saving. Press Ctrl-C again to stop at once (what is not saved is then lost)."]
+    assert said == ["Stopping. Press Ctrl-C again to stop at once (what is not saved is then lost)."]
     assert not interrupts.requested()
     again = reopened(run)
     assert again.checkpoint_number == number
