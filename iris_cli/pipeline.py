@@ -81,7 +81,7 @@ def _execute(plan: Plan, run: Run) -> Report:
     if any(planned.stage == "train-tokenizer" for planned in plan.stages[position:]):
         announce_loss(run)
     if run.device.type == "cpu" and run.config.preset == "published":
-        console.warn("this is the full-size network on a CPU; --preset small is about a hundred times lighter")
+        console.warn("this is the full-size network on a CPU; --preset small is many times faster")
     report = Report(stage="run")
     for index in range(position, len(plan.stages)):
         report = _step(run, plan, index)

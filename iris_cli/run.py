@@ -429,7 +429,7 @@ def _with_found_files(config: Any, directory: Path, beside: Collection[str]) -> 
     Raises:
         ConfigError: if there is no such file.
     """
-    name = config.tokenizer.lpips
+    name = getattr(config.tokenizer, "lpips", "none")  # not every agent has them
     if name in ("auto", "none") or name in beside or (directory / name).exists():
         return config
     if not Path(name).exists():

@@ -1,4 +1,4 @@
-"""A light encoder and decoder for laptops, about a hundredth of the published arithmetic. Not from the paper.
+"""A light encoder and decoder for laptops. Not from the paper.
 
 Three things let it learn a game's frames in a minute on one core. The mean image leaves only what moves to be learned.
 Latents hold the pixels of their patch beside learned features, so that a code, the average of its latents, carries the

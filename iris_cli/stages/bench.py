@@ -161,11 +161,13 @@ def _rates(
         "actor_critic_updates_per_second": clock.rate(1, lambda: update("actor_critic", actor_critic)),
     }
     agent.dynamics.train()
-    rates["dynamics_updates_per_second"] = clock.rate(1,
+    rates["dynamics_updates_per_second"] = clock.rate(
+        1,
         lambda: update("dynamics", lambda: agent.dynamics.loss(segments(dynamics.batch_size, dynamics.segment_length))),
-    )  # fmt: skip
+    )
     agent.tokenizer.train()
-    rates["tokenizer_trained_frames_per_second"] = clock.rate(micro,
+    rates["tokenizer_trained_frames_per_second"] = clock.rate(
+        micro,
         lambda: update("tokenizer", lambda: agent.tokenizer.loss(images[:micro], perceptual=None)),
-    )  # fmt: skip
+    )
     return rates

@@ -67,6 +67,8 @@ def announce_loss(run: Run) -> None:
         )
     else:
         console.say(f"Tokenizer loss: the published L1 + LPIPS, with the weights in {path}.")
+    if before is not None and not run.is_trained("tokenizer"):
+        before = None  # announced, but nothing was learned by it
     if before is not None:
         console.warn(f"up to update {run.updates['tokenizer']:,} the loss was: {before}")
     run.tokenizer_loss = loss if before is None else f"{before}, then {loss}"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from safetensors.torch import save_file
 
 from iris_cli import load_agent
 from iris_cli.nn.lpips import LPIPS
+from iris_cli.run import Run
+from iris_cli.stages.train_tokenizer import announce_loss
 
 TRAIN = ("train-tokenizer", "data/pong.zarr", "--updates", "1", "--run", "runs/fresh")
 
@@ -48,6 +51,16 @@ def test_a_change_of_loss_is_recorded_once(workplace: Path, command: Callable[..
 
     assert result.exit_code == 0, result.output
     assert recorded_loss() == "weights-free, then published"
+
+
+def test_a_loss_that_nothing_was_learned_by_is_not_recorded(workplace: Path, weights: Path) -> None:
+    with closing(Run.open(Path("runs/fresh"), device=torch.device("cpu"), training=True)) as run:
+        announce_loss(run)
+        run.change({"tokenizer": {"lpips": str(weights)}}, where=lambda *keys: "test")
+
+        announce_loss(run)
+
+        assert run.tokenizer_loss == "published"
 
 
 def test_a_path_given_once_holds_from_any_directory(

@@ -178,7 +178,7 @@ TOKENIZER_PRESETS = {"published": TokenizerConfig(), "light": _LIGHT}
 
 PRESETS = {
     "published": IrisConfig(),
-    # A laptop's CPU: the same stages and losses, about a hundredth of the arithmetic.
+    # A laptop's CPU: the same stages and losses, with small networks.
     "small": IrisConfig(
         preset="small",
         tokenizer=_LIGHT,

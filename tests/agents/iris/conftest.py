@@ -7,6 +7,8 @@ import pytest
 from safetensors import safe_open
 from torch import Tensor
 
+from iris_cli.agents.iris.agent import Agent
+from iris_cli.agents.iris.checkpoint import load_published
 from iris_cli.agents.iris.config import ActorCriticConfig, DynamicsConfig, IrisConfig, TokenizerConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "iris_tiny.safetensors"
@@ -62,3 +64,11 @@ def golden_agent_config(golden_config: dict) -> IrisConfig:
             entropy_weight=golden_config["entropy_weight"],
         ),
     )
+
+
+@pytest.fixture(scope="module")
+def agent(golden: dict[str, Tensor], golden_agent_config: IrisConfig) -> Agent:
+    """The golden network, in eval mode."""
+    agent = Agent(golden_agent_config, num_actions=4).eval()
+    load_published(agent, {name: value for name, value in golden.items() if not name.startswith(("in.", "out."))})
+    return agent

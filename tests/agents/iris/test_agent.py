@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from iris_cli.agents import build, config_for, presets_for, section_presets_for
 from iris_cli.agents.iris.actor_critic import ActorCriticOutput, Memory
 from iris_cli.agents.iris.agent import Agent
-from iris_cli.agents.iris.checkpoint import load_published
 from iris_cli.agents.iris.config import PRESETS, IrisConfig
 from iris_cli.agents.iris.world import IrisDream
 from iris_cli.errors import ConfigError, ShapeError
@@ -19,14 +18,6 @@ from iris_cli.nn.sampling import sample
 from iris_cli.replay.segments import Segments
 
 CLOSE = {"atol": 3e-4, "rtol": 0}
-
-
-@pytest.fixture(scope="module")
-def agent(golden: dict[str, Tensor], golden_agent_config: IrisConfig) -> Agent:
-    """The golden network, in eval mode."""
-    agent = Agent(golden_agent_config, num_actions=4).eval()
-    load_published(agent, {name: value for name, value in golden.items() if not name.startswith(("in.", "out."))})
-    return agent
 
 
 @pytest.fixture(scope="module")

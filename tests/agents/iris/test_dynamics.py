@@ -8,21 +8,12 @@ import torch
 from torch import Tensor
 
 from iris_cli.agents.iris.agent import Agent
-from iris_cli.agents.iris.checkpoint import load_published
-from iris_cli.agents.iris.config import PRESETS, DynamicsConfig, IrisConfig
+from iris_cli.agents.iris.config import PRESETS, DynamicsConfig
 from iris_cli.agents.iris.dynamics import Dynamics, labels_of
 from iris_cli.errors import ShapeError
 from iris_cli.replay.segments import Segments
 
 CLOSE = {"atol": 2e-5, "rtol": 0}
-
-
-@pytest.fixture(scope="module")
-def agent(golden: dict[str, Tensor], golden_agent_config: IrisConfig) -> Agent:
-    """The golden network, in eval mode."""
-    agent = Agent(golden_agent_config, num_actions=4).eval()
-    load_published(agent, {name: value for name, value in golden.items() if not name.startswith(("in.", "out."))})
-    return agent
 
 
 @pytest.fixture

@@ -5,18 +5,9 @@ import torch
 from torch import Tensor
 
 from iris_cli.agents.iris.agent import Agent
-from iris_cli.agents.iris.checkpoint import load_published
 from iris_cli.agents.iris.config import IrisConfig
 from iris_cli.agents.iris.world import IrisDream
 from iris_cli.errors import ShapeError
-
-
-@pytest.fixture(scope="module")
-def agent(golden: dict[str, Tensor], golden_agent_config: IrisConfig) -> Agent:
-    """The golden network, in eval mode."""
-    agent = Agent(golden_agent_config, num_actions=4).eval()
-    load_published(agent, {name: value for name, value in golden.items() if not name.startswith(("in.", "out."))})
-    return agent
 
 
 @pytest.fixture
