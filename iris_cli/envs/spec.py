@@ -96,6 +96,8 @@ def training_spec(name: str) -> EnvSpec:
     import ale_py
     import gymnasium
 
+    import iris_cli.envs.catch  # noqa: F401 - registers Catch-v0
+
     gymnasium.register_envs(ale_py)
     games = {_letters(id): id for id in gymnasium.registry if id.startswith("ALE/")}
     if _letters(name) in games:

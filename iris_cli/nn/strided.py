@@ -2,8 +2,8 @@
 
 Three things let it learn a game's frames in a minute on one core. The mean image leaves only what moves to be learned.
 Latents hold the pixels of their patch beside learned features, so that a code, the average of its latents, carries the
-average patch it stands for, and small things are told apart from the first update on. And only the outermost
-convolutions, one for each halving, see large maps; they learn what the average patches miss.
+average patch it stands for, and small things are told apart from the first update on. And no convolution sees a map
+larger than a quarter of the image: pixels become channels there, and back; they learn what the average patches miss.
 """
 
 import math
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_STEM = 4  # pixels per side that become channels before the first convolution, and back after the last
 _PIXEL_SCALE = 0.5  # of the pixels within a latent
 _FEATURE_GAIN = 8.0  # length of each row of the first projection: blurred patches decide over codes, pixels less
 
@@ -50,19 +51,20 @@ class MeanImage(nn.Module):
 
 
 class StridedEncoder(nn.Module):
-    """Images (N, in_channels, S, S), less their mean -> latents (N, `width`, S / P, S / P), with P = 2**len(widths).
+    """Images (N, in_channels, S, S), less their mean -> latents (N, `width`, S / P, S / P), P = 2 * 2**len(widths).
 
     Args:
         features: learned channels of a latent; the pixels of its patch come after them.
-        widths: channels after each halving.
+        widths: channels at a quarter of the image's size, and after each halving from there on.
     """
 
     def __init__(self, in_channels: int, features: int, *, widths: Sequence[int]) -> None:
         super().__init__()
-        self.patch = 2 ** len(widths)
+        self.patch = _STEM // 2 * 2 ** len(widths)
         self.width = features + in_channels * self.patch**2
-        layers: list[nn.Module] = []
-        for channels, width in pairwise([in_channels, *widths]):
+        first = nn.Conv2d(in_channels * _STEM**2, widths[0], 3, padding=1)
+        layers: list[nn.Module] = [nn.PixelUnshuffle(_STEM), first, _norm(widths[0]), nn.SiLU()]
+        for channels, width in pairwise(widths):
             layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), _norm(width), nn.SiLU()]
         last = nn.Conv2d(widths[-1], features, 1)
         nn.init.zeros_(last.weight)
@@ -80,16 +82,16 @@ class StridedDecoder(nn.Module):
 
     def __init__(self, features: int, out_channels: int, *, widths: Sequence[int]) -> None:
         super().__init__()
-        self.patch = 2 ** len(widths)
+        self.patch = _STEM // 2 * 2 ** len(widths)
         self.features = features
         layers: list[nn.Module] = [
             nn.Conv2d(features + out_channels * self.patch**2, widths[-1], 1), _Residual(widths[-1])
         ]  # fmt: skip
         for channels, width in pairwise(reversed(widths)):
             layers += [nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), _norm(width), nn.SiLU()]
-        last = nn.ConvTranspose2d(widths[0], out_channels, 4, stride=2, padding=1)
+        last = nn.Conv2d(widths[0], out_channels * _STEM**2, 3, padding=1)
         nn.init.zeros_(last.weight)
-        self.layers = nn.Sequential(*layers, last)
+        self.layers = nn.Sequential(*layers, last, nn.PixelShuffle(_STEM))
 
     def forward(self, latents: Tensor) -> Tensor:
         return F.pixel_shuffle(latents[:, self.features :] / _PIXEL_SCALE, self.patch) + self.layers(latents)

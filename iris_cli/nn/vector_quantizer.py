@@ -5,11 +5,14 @@ unused: a moving average of the latents assigned to a code (same paper, appendix
 from those latents of the update that the codebook serves worst.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_SAME = 0.01  # share of the latents' variance; codes that differ by less are one code twice
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class VectorQuantizer(nn.Module):
     average_count: Tensor
     average_sum: Tensor
     idle: Tensor
+    parked: Tensor
     _count: Tensor
     _sum: Tensor
 
@@ -69,6 +73,7 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("_sum", torch.zeros(codes, width), persistent=False)
         if revive_after > 0:  # all count as idle at first, so that the first update draws the codes from its latents
             self.register_buffer("idle", torch.full((codes,), revive_after))
+            self.register_buffer("parked", torch.zeros(codes, dtype=torch.bool))
         if self._adapts:
             self.register_buffer("_count", torch.zeros(codes), persistent=False)
         self._last: tuple[Tensor, Tensor] | None = None  # (M, E) latents and (M,) their squared distances
@@ -119,6 +124,8 @@ class VectorQuantizer(nn.Module):
         with torch.autocast(flat.device.type, enabled=False):  # near codes need float32 to tell apart
             weight = self.weight.detach()
             squares = flat.square().sum(1, keepdim=True) + weight.square().sum(1)
+            if self.revive_after > 0:
+                squares = squares.masked_fill(self.parked, math.inf)
             distances, indices = torch.addmm(squares, flat, weight.T, alpha=-2).min(dim=1)  # (M, V) -> (M,)
         return indices, distances
 
@@ -129,23 +136,28 @@ class VectorQuantizer(nn.Module):
             self._sum.index_add_(0, indices, flat)
         self._last = flat, distances
 
+    @torch.no_grad()
     def _revive(self, latents: Tensor, distances: Tensor) -> None:
-        """Draw a latent for each idle code, in proportion to its squared distance (as k-means++ does)."""
-        useful = (self._count > 0) & ~self._crowded(distances.mean())
-        self.idle.add_(1).masked_fill_(useful, 0)
+        """Draw a latent for each idle code, in proportion to its squared distance (as k-means++ does).
+
+        Of two codes that are nearer to each other than `limit`, chance decides which one a latent gets; to whatever
+        predicts tokens, that is noise. So the later of the two counts as idle, and one that finds no place of its own
+        is parked: no latent gets it until it is drawn anew.
+        """
+        limit = torch.maximum(distances.mean(), _SAME * latents.var(0, correction=0).sum())
+        crowded = (self._near(limit) & ~self.parked).tril(-1).any(1)
+        self.idle.add_(1).masked_fill_((self._count > 0) & ~crowded, 0)
         dead = self.idle > self.revive_after
         drawn = latents[torch.multinomial(distances.clamp_min(1e-12), len(self.idle), replacement=True)]
         self.weight.copy_(torch.where(dead.unsqueeze(1), drawn, self.weight))
         self.idle.masked_fill_(dead, 0)
+        taken = (~dead & ~self.parked) | dead.expand(len(dead), -1).tril(-1)  # (V, V): the living, and earlier drawn
+        self.parked.copy_(torch.where(dead, (self._near(limit) & taken).any(1), self.parked))
         if self.ema_decay is not None:
             self.average_count.masked_fill_(dead, 1.0)
             self.average_sum.copy_(torch.where(dead.unsqueeze(1), drawn, self.average_sum))
 
-    def _crowded(self, limit: Tensor) -> Tensor:
-        """(V,) bool: codes nearer to an earlier one than latents are to their codes, by squared distance.
-
-        Between the two, chance decides; to whatever predicts tokens, that is noise.
-        """
+    def _near(self, limit: Tensor) -> Tensor:
+        """(V, V) bool: pairs of codes whose squared distance is below `limit`."""
         squares = self.weight.square().sum(1)
-        apart = squares[:, None] + squares - 2 * self.weight @ self.weight.T  # (V, V)
-        return (apart < limit).tril(-1).any(1)
+        return squares[:, None] + squares - 2 * self.weight @ self.weight.T < limit

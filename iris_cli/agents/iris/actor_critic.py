@@ -53,9 +53,14 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.config = config
         first, second, third, fourth = config.channels
-        self.conv1 = nn.Conv2d(3, first, 3, padding=1)
-        self.conv2 = nn.Conv2d(first, second, 3, padding=1)
-        self.conv3 = nn.Conv2d(second, third, 3, padding=1)
+        if config.network == "strided":
+            self.conv1 = nn.Conv2d(3, first, 8, stride=4, padding=2)
+            self.conv2 = nn.Conv2d(first, second, 4, stride=2, padding=1)
+            self.conv3 = nn.Conv2d(second, third, 4, stride=2, padding=1)
+        else:
+            self.conv1 = nn.Conv2d(3, first, 3, padding=1)
+            self.conv2 = nn.Conv2d(first, second, 3, padding=1)
+            self.conv3 = nn.Conv2d(second, third, 3, padding=1)
         self.conv4 = nn.Conv2d(third, fourth, 3, padding=1)
         self.lstm = nn.LSTMCell(fourth * GRID * GRID, config.lstm_width)
         self.critic_linear = nn.Linear(config.lstm_width, 1)
@@ -107,7 +112,8 @@ class ActorCritic(nn.Module):
         """(B, 3, 64, 64) in [0, 1] -> (B, C * 4 * 4)."""
         x = frames * 2 - 1
         for convolution in (self.conv1, self.conv2, self.conv3, self.conv4):
-            x = F.relu(F.max_pool2d(convolution(x), 2))  # half the size
+            x = convolution(x)
+            x = F.relu(x if self.config.network == "strided" else F.max_pool2d(x, 2))  # pooled: half the size
         return x.flatten(1)
 
     def _check(self, frames: Tensor, memory: Memory | None) -> None:

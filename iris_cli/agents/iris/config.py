@@ -44,14 +44,16 @@ class TokenizerConfig:
     )
 
     preset: str = "published"  # published | light
-    network: str = "residual"  # residual: the published one; strided: four strided convolutions, for laptops
+    network: str = "residual"  # residual: the published one; strided: a light one, for laptops
     codes: int = 512  # V, entries of the codebook
     code_width: int = 512  # numbers per code (strided: learned ones; the pixels of its patch come on top)
     latent_channels: int = 512  # channels the encoder ends with (strided: unused)
     base_channels: int = 64  # width of the first level
-    channel_multipliers: tuple[int, ...] = (1, 1, 1, 1, 1)  # one per level; each level but the last halves the image
+    # One multiplier per level; each level but the last halves the image (strided: the first two levels are unused).
+    channel_multipliers: tuple[int, ...] = (1, 1, 1, 1, 1)
     res_blocks: int = 2  # residual blocks per level of the encoder; the decoder has one more (strided: unused)
     attention_resolutions: tuple[int, ...] = (8, 16)  # pixels; levels with self-attention (strided: unused)
+    mean_image: bool = True  # strided: learn only what differs from the mean of all frames; for static backgrounds
     dropout: float = 0.0  # in the residual blocks
     commitment_weight: float = 1.0  # beta, weight of the encoder's side of the VQ loss
     codebook: str = "gradient"  # gradient: published; ema: moving average of the assigned latents
@@ -134,6 +136,7 @@ class ActorCriticConfig:
         {"horizon", "burn_in", "gamma", "lam", "entropy_weight", "batch_size", "learning_rate", "clip_norm"}
     )
 
+    network: str = "pooled"  # pooled: the published one; strided: strides in place of the large maps, for laptops
     channels: tuple[int, int, int, int] = (32, 32, 64, 64)  # of the four convolutions
     lstm_width: int = 512
     horizon: int = 20  # H, imagined views; the last gives only the bootstrap value
@@ -146,6 +149,7 @@ class ActorCriticConfig:
     clip_norm: float = 10.0
 
     def __post_init__(self) -> None:
+        _one_of("actor_critic.network", self.network, ("pooled", "strided"))
         _positive("actor_critic", self, ("lstm_width", "burn_in", "batch_size", "learning_rate", "clip_norm"))
         if min(self.channels) < 1:
             raise ConfigError(f"channels are {self.channels}, but must be positive", where="actor_critic.channels")
@@ -187,7 +191,7 @@ PRESETS = {
             max_blocks=16, segment_length=16, batch_size=10, learning_rate=5e-4,
         ),
         actor_critic=ActorCriticConfig(
-            channels=(16, 16, 32, 32), lstm_width=256, horizon=15, burn_in=5, batch_size=32, learning_rate=3e-4
+            network="strided", channels=(16, 16, 32, 32), lstm_width=256, horizon=15, burn_in=5, batch_size=32, learning_rate=3e-4
         ),
     ),
     # For tests: every code path in a second.
@@ -196,7 +200,7 @@ PRESETS = {
         tokenizer=_TINY_TOKENIZER,
         dynamics=DynamicsConfig(layers=2, heads=2, width=32, max_blocks=6, segment_length=5, batch_size=4),
         actor_critic=ActorCriticConfig(
-            channels=(4, 4, 8, 8), lstm_width=32, horizon=5, burn_in=3, batch_size=4, learning_rate=1e-3
+            network="strided", channels=(4, 4, 8, 8), lstm_width=32, horizon=5, burn_in=3, batch_size=4, learning_rate=1e-3
         ),
     ),
 }  # fmt: skip

@@ -18,7 +18,7 @@ from iris_cli.nn.vector_quantizer import VectorQuantizer
 _CHANNELS = 3  # RGB
 _ENCODING_FIELDS = (  # what tokens depend on, besides the weights
     "network", "codes", "code_width", "latent_channels", "base_channels", "channel_multipliers", "res_blocks",
-    "attention_resolutions",
+    "attention_resolutions", "mean_image",
 )  # fmt: skip
 
 
@@ -31,9 +31,9 @@ class Tokenizer(nn.Module):
         widths = [config.base_channels * multiplier for multiplier in config.channel_multipliers]
         self.mean_image: MeanImage | None = None
         if config.network == "strided":
-            self.mean_image = MeanImage(_CHANNELS, IMAGE_SIZE)
-            self.encoder: Encoder | StridedEncoder = StridedEncoder(_CHANNELS, config.code_width, widths=widths[1:])
-            self.decoder: Decoder | StridedDecoder = StridedDecoder(config.code_width, _CHANNELS, widths=widths[1:])
+            self.mean_image = MeanImage(_CHANNELS, IMAGE_SIZE) if config.mean_image else None
+            self.encoder: Encoder | StridedEncoder = StridedEncoder(_CHANNELS, config.code_width, widths=widths[2:])
+            self.decoder: Decoder | StridedDecoder = StridedDecoder(config.code_width, _CHANNELS, widths=widths[2:])
             self.pre_quant_conv: nn.Module = nn.Identity()
             self.post_quant_conv: nn.Module = nn.Identity()
             width = self.encoder.width  # of a code
@@ -74,7 +74,7 @@ class Tokenizer(nn.Module):
             ShapeError: for another shape or dtype.
         """
         _check_frames(frames)
-        size = _block_size(frames.device)
+        size = _block_size(frames.device, self.config.network)
         tokens = [self._tokens(_padded(block, size))[: len(block)] for block in frames.split(size)]
         return torch.cat(tokens)  # split gives one empty block for N = 0
 
@@ -89,7 +89,7 @@ class Tokenizer(nn.Module):
             raise ShapeError(f"tokens must have shape (N, {TOKENS_PER_FRAME}), got {tuple(tokens.shape)}")
         images = [
             self._images_of(self.embedding.lookup(block.unflatten(1, (GRID, GRID))))
-            for block in tokens.split(_block_size(tokens.device))
+            for block in tokens.split(_block_size(tokens.device, self.config.network))
         ]
         return (torch.cat(images) + 1).div_(2).clamp_(0, 1)
 
@@ -103,7 +103,7 @@ class Tokenizer(nn.Module):
             ShapeError: for another shape or dtype.
         """
         _check_frames(frames)
-        return self.decode(torch.cat([self._tokens(block) for block in frames.split(_block_size(frames.device))]))
+        return self.decode(torch.cat([self._tokens(block) for block in frames.split(_block_size(frames.device, self.config.network))]))
 
     def loss(self, frames: Tensor, *, perceptual: LPIPS | None) -> Losses:
         """How far frames (N, 3, 64, 64) uint8 are from their reconstructions.
@@ -187,9 +187,9 @@ def _padded(frames: Tensor, size: int) -> Tensor:
     return F.pad(frames, (0, 0, 0, 0, 0, 0, 0, size - len(frames)))
 
 
-def _block_size(device: torch.device) -> int:
+def _block_size(device: torch.device, network: str) -> int:
     """Frames that pass at once: few on a CPU, whose caches then hold the maps."""
-    return 4 if device.type == "cpu" else 64
+    return {"residual": 4, "strided": 32}[network] if device.type == "cpu" else 64
 
 
 @torch.no_grad()
