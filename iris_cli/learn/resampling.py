@@ -1,8 +1,8 @@
 """How far to trust a comparison: stratified bootstrap intervals, probability of improvement, performance profiles.
 
 Runs are drawn anew with replacement within each game, all resamples at once, and an interval is the percentiles of
-what they give, as in the papers. They are a little too narrow with few runs: in simulated games with five runs each they
-held the true mean 88 times in 100. One run a game says nothing about other seeds: then there is no interval.
+what they give, as in the papers. They are a little too narrow with few runs: in simulated games of five runs, they held
+the true mean 88 times in 100. One run a game says nothing about other seeds: then there is no interval.
 
 Source: Agarwal et al. 2021 (arXiv 2108.13264), section 4. Nothing here knows an agent or reads a file.
 """

@@ -9,7 +9,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -87,16 +86,30 @@ def _placed(run: Path, x: str) -> list[Point]:
 
 
 def _from_metrics(run: Path) -> list[Point]:
-    points, steps, seconds = [], 0, 0.0
-    for line in _stages(run / "metrics.jsonl"):
-        figures = line["figures"]
-        if line["stage"] == "collect":
-            steps = figures["steps_in_all"]
-        if line["stage"] == "evaluate":
-            name = line["phase"] if line["round"] is None else f"round-{line['round']:04d}"
-            error = _standard_error(run / "reports" / f"evaluate-{name}.json")
-            points.append(Point(steps=steps, minutes=seconds / 60, score=figures["mean_score"], standard_error=error))
-        seconds += line["seconds"]
+    """The evaluations among the lines that close a stage of a pipeline; a last line that a kill cut off is none."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    points: list[Point] = []
+    steps, seconds = 0, 0.0
+    try:
+        for line in (json.loads(line) for line in lines if line.endswith("\n")):
+            if line.get("event") != "stage":
+                continue
+            if line["stage"] == "collect":
+                steps = line["figures"]["steps_in_all"]
+            if line["stage"] == "evaluate":
+                name = line["phase"] if line["round"] is None else f"round-{line['round']:04d}"
+                points.append(
+                    Point(
+                        steps=steps, minutes=seconds / 60, score=line["figures"]["mean_score"],
+                        standard_error=_standard_error(run / "reports" / f"evaluate-{name}.json"),
+                    )
+                )  # fmt: skip
+            seconds += line["seconds"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"the metrics cannot be read ({error})", where=path) from None
     return points
 
 
@@ -109,23 +122,6 @@ def _from_reports(run: Path) -> list[Point]:
         )
         for report in evaluations(run)
     ]  # fmt: skip
-
-
-def _stages(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that close a stage of a pipeline; a last line that a kill cut off is none.
-
-    Raises:
-        RunError: if a line is not of that form.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    try:
-        parsed = [json.loads(line) for line in lines if line.endswith("\n")]
-        stages = [line for line in parsed if line.get("event") == "stage"]
-        return [{**line, "figures": dict(line["figures"]), "seconds": float(line["seconds"])} for line in stages]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"the metrics cannot be read ({error})", where=path) from None
 
 
 def _standard_error(path: Path) -> float | None:
