@@ -292,6 +292,48 @@ def run(file: Path, device: str, dry_run: bool, assignments: tuple[str, ...], **
 
 
 @cli.command()
+@click.argument("runs", type=PATH, nargs=-1)
+@click.option("--against", metavar="METHOD", help="For the probability of improvement.  [default: IRIS]")
+@click.option("--profile", type=PATH, help="Draw performance profiles here: .png, .svg or .pdf.")
+@click.option("--json", "as_json", is_flag=True, help="For other programs.")
+def scores(runs: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Compare the final evaluations of RUNS with the published methods; without RUNS, print those alone.
+
+    \b
+    Example: iris scores runs/*
+             iris scores runs/* --against TWM --profile profile.png
+    """
+    from iris_cli import console
+    from iris_cli.stages.scores import scores as stage
+    from iris_cli.stages.scores import show
+
+    facts = stage(runs, **options)
+    if as_json:
+        console.facts("scores", facts, as_json=True)
+    else:
+        show(facts)
+
+
+@cli.command()
+@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, default=Path("curve.png"), show_default=True, help="Picture: .png, .svg or .pdf.")
+@click.option("--x", type=click.Choice(["steps", "minutes"]), default="steps", show_default=True, help="Axis.")
+@click.option("--random", type=float, help="Score of random play to mark.  [default: the published one]")
+@click.option("--threshold", type=float, help="Score to mark.")
+def curve(runs: tuple[Path, ...], **options: Any) -> None:
+    """Draw how the evaluations of RUNS grew with steps or time, a line for each run.
+
+    \b
+    Example: iris curve runs/catch-0 runs/catch-1 --out curve.png
+             iris curve runs/catch-0 --x minutes --threshold 0.95
+    """
+    from iris_cli import console
+    from iris_cli.stages.curve import curve as stage
+
+    console.show(stage(runs, **options))
+
+
+@cli.command()
 @click.argument("path", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 def info(path: Path, as_json: bool) -> None:

@@ -1,11 +1,14 @@
 """Fixtures that several folders share: a small real dataset, and a place to run commands in."""
 
+import copy
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +17,17 @@ from click.testing import CliRunner, Result
 
 from iris_cli.agents import presets_for
 from iris_cli.cli import cli
+from iris_cli.config import dump_yaml, load_yaml
 from iris_cli.envs.spec import training_spec
 from iris_cli.replay.dataset import Dataset
 from iris_cli.run import COMPONENTS, Run
+from iris_cli.stages.evaluate import Evaluate, evaluate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 Iris = Callable[..., "subprocess.CompletedProcess[str]"]
 Command = Callable[..., Result]
+Scored = Callable[..., Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -104,3 +110,54 @@ def _make_dataset(path: Path, game: str, *, actions: int, lengths: list[int]) ->
                 truncations=np.zeros(steps, bool), episode_lengths=lengths, episode_ids=range(len(lengths)),
                 writer="random",
             )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def _evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """run.yaml and a report of it as `Run.create` and `evaluate` write them, of two episodes of the toy game."""
+    place = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent)  # for the toy game
+        run = Run.create(
+            place / "toy", agent="iris", config=presets_for("iris")["tiny"], environment=training_spec("toy_game:Toy"),
+            num_actions=6, dataset=place / "none.zarr", seed=0, device=torch.device("cpu"),
+        )  # fmt: skip
+        report = evaluate(run, Evaluate(episodes=2)).files["report"]
+        run.close()
+    return load_yaml(run.directory / "run.yaml").data, json.loads(report.read_text())
+
+
+@pytest.fixture
+def scored(_evaluated: tuple[dict, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scored:
+    """Makes runs with reports by the published protocol, in the current directory: `scored("a", mean=3.0, seed=1)`.
+
+    Called again for the same run, it adds a report. Both files are real ones, changed where the arguments say so.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def make(
+        name: str, *, game: str = "Pong", seed: int = 0, mean: float = 0.0, episodes: int = 100, updates: int = 300,
+        report: str = "then", steps: int | None = 100_000, at: str = "2026-11-21T04:00:00+0000",
+        weights: str | None = None, agent: str = "iris", cut: int = 0, **protocol: Any,
+    ) -> Path:  # fmt: skip
+        card, content = copy.deepcopy(_evaluated)
+        environment = training_spec(game)
+        directory = Path("runs") / name
+        (directory / "reports").mkdir(parents=True, exist_ok=True)
+        card |= {"environment": environment.to_mapping(), "seed": seed, "created": "2026-11-21T03:00:00+0000"}
+        (directory / "run.yaml").write_text(dump_yaml(card))
+        spread = np.linspace(-1, 1, episodes) if episodes > 1 else np.zeros(1)
+        content |= {
+            "scores": (mean + spread).tolist(), "lengths": [9] * episodes, "cut": cut, "mean": mean,
+            "standard_error": float(spread.std(ddof=1) / episodes**0.5) if episodes > 1 else 0.0,
+            "environment": environment.name, "agent": agent, "time": at, "collected_steps": steps,
+            "updates": {"tokenizer": updates, "dynamics": 0, "actor_critic": 0},
+            "fingerprint": weights or f"{name}-{updates}",
+        }  # fmt: skip
+        content["protocol"] |= {
+            "episodes": episodes, "environment": environment.for_testing().to_mapping(), **protocol
+        }  # fmt: skip
+        (directory / "reports" / f"evaluate-{report}.json").write_text(json.dumps(content))
+        return directory
+
+    return make

@@ -17,7 +17,7 @@ LAYERS = (
     ("stages",),
     ("open_run",),
     ("run",),
-    ("card", "checkpoints", "device", "progress"),
+    ("card", "checkpoints", "device", "evaluations", "progress"),
     ("agents",),
     ("learn",),
     ("replay",),
@@ -28,6 +28,8 @@ LEAVES: dict[str, set[str]] = {
     "version": set(),
     "interrupts": set(),
     "report": set(),
+    "published": set(),
+    "plots": {"errors"},
     "config": {"errors"},
     "console": {"report"},
     "render": {"errors"},
@@ -46,6 +48,7 @@ BESIDES = {
     "card": {"config", "errors"},
     "checkpoints": {"errors"},
     "device": {"errors"},
+    "evaluations": {"envs", "errors"},
     "progress": set(),
     "agents": {"errors", "nn"},
     "learn": {"errors", "nn"},
@@ -60,9 +63,19 @@ HOMES = {
     "ale_py": ("envs/",),
     "yaml": ("config.py",),
     "imageio": ("render.py",),
+    "matplotlib": ("plots.py",),
     "PIL": ("render.py", "envs/"),
 }
-TORCHLESS = ("envs/", "replay/attributes.py", "replay/dataset.py", "replay/lock.py", "console.py", "config.py")
+TORCHLESS = (
+    "envs/",
+    "evaluations.py",
+    "plots.py",
+    "replay/attributes.py",
+    "replay/dataset.py",
+    "replay/lock.py",
+    "console.py",
+    "config.py",
+)
 
 
 def name_of(path: Path) -> str:

@@ -4,7 +4,7 @@ A score is the raw, undiscounted sum of an episode's rewards. Nothing here knows
 
 Source of the aggregates: Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice" (arXiv 2108.13264).
 The published per-seed scores of IRIS, Delta-IRIS, TWM and REM give their published figures
-(tests/learn/test_scores.py).
+(tests/learn/test_scores.py). How far to trust an aggregate: learn/resampling.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ class Aggregate:
     optimality_gap: float  # how far below 1, on average over games x runs; less is better
     superhuman: int  # games whose mean over runs is 1 or more
     games: int
-    runs: int  # of the game that has fewest
+    runs: int  # of all games together: one run is one game and one seed
 
 
 def human_normalised(game: str, scores: ArrayLike) -> NDArray[np.float64]:
@@ -102,9 +102,7 @@ def interquartile_mean(values: ArrayLike) -> float:
     Raises:
         ShapeError: if there are no values, or one is not finite.
     """
-    ordered = np.sort(_finite(values))
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
+    return float(_middle_half_mean(finite(values)))
 
 
 def mean_score(scores: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> MeanScore:
@@ -124,7 +122,7 @@ def mean_score(scores: ArrayLike, *, confidence: float = 0.95, resamples: int = 
     """
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence is {confidence}, but must lie between 0 and 1")
-    sample = _finite(scores)
+    sample = finite(scores)
     episodes = len(sample)
     drawn = np.random.default_rng(seed).integers(episodes, size=(resamples, episodes))
     low, high = np.quantile(sample[drawn].mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -149,27 +147,61 @@ def aggregate(scores: Mapping[str, Sequence[float]]) -> Aggregate:
         ConfigError: if a game is not one of the 26.
         ShapeError: if there are no games, a game has no runs, or a score is not finite.
     """
+    by_game = normalised_by_game(scores)
+    figures = {name: float(value) for name, value in statistics(by_game).items()}
+    superhuman = int(figures.pop("superhuman"))
+    return Aggregate(**figures, superhuman=superhuman, games=len(by_game), runs=sum(map(len, by_game)))
+
+
+def normalised_by_game(scores: Mapping[str, Sequence[float]]) -> list[NDArray[np.float64]]:
+    """Human-normalised scores (runs,) of each game, in the order of `scores`.
+
+    Raises:
+        ConfigError: if a game is not one of the 26.
+        ShapeError: if there are no games, a game has no runs, or a score is not finite.
+    """
     if not scores:
         raise ShapeError("there are no scores to aggregate")
-    by_game = [human_normalised(game, _finite(runs)) for game, runs in scores.items()]
-    game_means = np.array([runs.mean() for runs in by_game])  # (games,)
-    every_run = np.concatenate(by_game)  # (games x runs,)
-    return Aggregate(
-        mean=float(game_means.mean()),
-        median=float(np.median(game_means)),
-        iqm=interquartile_mean(every_run),
-        optimality_gap=float(1 - np.minimum(every_run, 1).mean()),
-        superhuman=int((game_means >= 1).sum()),
-        games=len(by_game),
-        runs=min(len(runs) for runs in by_game),
-    )
+    return [human_normalised(game, finite(runs)) for game, runs in scores.items()]
 
 
-def _finite(values: ArrayLike) -> NDArray[np.float64]:
-    """`values` as (n,) float64, at least one of them and all finite."""
+def statistics(by_game: Sequence[NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """The fields of `Aggregate` that are figures, of one table of scores or of many at once.
+
+    Args:
+        by_game: of each game (..., runs of that game), normalised; the leading axes are the same in all games.
+
+    Returns:
+        mean, median, iqm, optimality_gap and superhuman, each (...).
+    """
+    game_means = np.stack([runs.mean(axis=-1) for runs in by_game], axis=-1)  # (..., games)
+    every_run = np.concatenate(by_game, axis=-1)  # (..., runs of all games)
+    return {
+        "mean": game_means.mean(axis=-1),
+        "median": np.median(game_means, axis=-1),
+        "iqm": _middle_half_mean(every_run),
+        "optimality_gap": np.maximum(0, 1 - every_run).mean(axis=-1),
+        "superhuman": (game_means >= 1).sum(axis=-1),
+    }
+
+
+def finite(values: ArrayLike) -> NDArray[np.float64]:
+    """`values` as (n,) float64, at least one of them and all finite.
+
+    Raises:
+        ShapeError: if there are none, or one is not finite.
+    """
     flat = np.asarray(values, dtype=np.float64).reshape(-1)
     if flat.size == 0:
         raise ShapeError("there are no scores")
     if not np.isfinite(flat).all():
         raise ShapeError("a score is not a finite number")
     return flat
+
+
+def _middle_half_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., n) -> (...): mean over the last axis without its lowest and highest quarter."""
+    count = values.shape[-1]
+    cut = count // 4
+    parted = np.partition(values, (cut, count - cut - 1), axis=-1)  # as good as sorted, and quicker
+    return parted[..., cut : count - cut].mean(axis=-1)

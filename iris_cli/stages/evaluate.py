@@ -79,6 +79,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "agent": run.agent_name,
         "environment": game,
         "updates": run.updates,
+        "collected_steps": run.collected["steps"] or None,  # None: others collected, and the run does not know
         "tokenizer_loss": run.tokenizer_loss,
         "checkpoint": f"{run.checkpoint_number:06d}",
         "fingerprint": run.fingerprint(),

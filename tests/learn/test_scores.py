@@ -1,15 +1,13 @@
 """Score statistics reproduce the published figures from the published per-seed scores."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from iris_cli.errors import ConfigError, ShapeError
 from iris_cli.learn.scores import RANDOM_AND_HUMAN, aggregate, human_normalised, interquartile_mean, mean_score
+from iris_cli.published import published_scores, reference_scores
 
-PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "atari100k_scores.json").read_text())
+PUBLISHED = published_scores()
 
 
 @pytest.mark.parametrize(
@@ -27,15 +25,29 @@ def test_published_scores_give_the_published_aggregates(
     result = aggregate(PUBLISHED[method])
 
     assert (f"{result.mean:.3f}", f"{result.median:.3f}", f"{result.iqm:.3f}") == figures
-    assert (result.superhuman, result.games, result.runs) == (superhuman, 26, 5)
+    assert (result.superhuman, result.games, result.runs) == (superhuman, 26, 130)
 
 
-def test_optimality_gap_of_iris_is_the_published_one() -> None:
-    assert f"{aggregate(PUBLISHED['IRIS']).optimality_gap:.3f}" == "0.512"
+@pytest.mark.parametrize(
+    ("method", "gap"), [("IRIS", "0.512"), ("SimPLe", "0.729"), ("CURL", "0.768"), ("DrQ", "0.631"), ("SPR", "0.577")]
+)
+def test_published_scores_give_the_published_optimality_gap(method: str, gap: str) -> None:
+    assert f"{aggregate(PUBLISHED[method]).optimality_gap:.3f}" == gap
+
+
+def test_a_game_at_the_human_score_counts_as_superhuman() -> None:
+    assert aggregate({"Pong": [14.6], "Boxing": [12.0]}).superhuman == 1
+
+
+def test_games_weigh_the_same_in_the_mean_and_runs_in_the_iqm() -> None:
+    result = aggregate({"Pong": [14.6] * 8, "Boxing": [0.1] * 2})
+
+    assert (result.mean, result.iqm, result.runs) == (0.5, 1.0, 10)
 
 
 def test_table_equals_the_published_random_and_human_scores() -> None:
-    published = {game: (PUBLISHED["RANDOM"][game][0], PUBLISHED["HUMAN"][game][0]) for game in PUBLISHED["HUMAN"]}
+    references = reference_scores()
+    published = {game: (references["RANDOM"][game][0], references["HUMAN"][game][0]) for game in references["HUMAN"]}
 
     assert published == RANDOM_AND_HUMAN
     assert len(RANDOM_AND_HUMAN) == 26

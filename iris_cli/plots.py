@@ -1,0 +1,128 @@
+"""Plots: learning curves and performance profiles, as png, svg or pdf. The only file that knows matplotlib.
+
+Numbers come in; no run, report or statistic is known here. matplotlib is an extra: `pip install 'iris-wm[plot]'`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from iris_cli.errors import ConfigError, IrisError, ShapeError
+
+SUFFIXES = (".png", ".svg", ".pdf")
+SIZE = (7.2, 4.2)  # inches
+DOTS_PER_INCH = 150
+# Okabe & Ito 2008: told apart by colour-blind readers too. Lines beyond the eighth are dashed.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B0A000", "#999999")
+BLACK = "#000000"
+STYLES = ("-", "--", ":", "-.")
+INK = "#444444"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # arrays do not compare as one
+class Curve:
+    """A line of a plot."""
+
+    label: str
+    x: ArrayLike  # (points,) ascending
+    y: ArrayLike  # (points,)
+    band: tuple[ArrayLike, ArrayLike] | None = None  # lower and upper edge, (points,) each
+    strong: bool = False  # black and wide, to stand out among others
+
+    def __post_init__(self) -> None:
+        shapes = {np.shape(values) for values in (self.x, self.y, *(self.band or ()))}
+        if len(shapes) > 1 or len(np.shape(self.x)) != 1 or not np.size(self.x):
+            raise ShapeError(f"a curve needs as many y as x, but has {shapes}", where=f"curve '{self.label}'")
+
+
+def learning_curves(
+    path: Path,
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str = "mean score of an evaluation",
+    random: float | None = None,
+    threshold: float | None = None,
+) -> Path:
+    """Draw scores against steps or time, a line for each run.
+
+    Args:
+        path: .png, .svg or .pdf; replaced if it is there.
+        curves: one per run, a dot per evaluation.
+        title, x_label, y_label: words of the picture.
+        random: score of random play, as a dotted line.
+        threshold: score to reach, as a dashed line.
+
+    Raises:
+        ConfigError: for another kind of file.
+        IrisError: without matplotlib.
+        ShapeError: without curves.
+    """
+    figure, axes = _axes(path, curves, title, x_label, y_label)
+    _draw(axes, curves, marker="o")
+    for level, name, style in ((random, "random play", ":"), (threshold, "threshold", "--")):
+        if level is not None:
+            axes.axhline(level, color=INK, linestyle=style, linewidth=1, label=f"{name} {level:g}", zorder=1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.set_xlim(left=0)
+    return _write(figure, axes, path)
+
+
+def performance_profiles(path: Path, curves: Sequence[Curve], *, title: str) -> Path:
+    """Draw which share of the runs scores above each human-normalised threshold.
+
+    Raises:
+        As `learning_curves`.
+    """
+    figure, axes = _axes(path, curves, title, "human-normalised score τ", "share of runs with score > τ")
+    _draw(axes, curves, marker=None)
+    axes.axvline(1, color=INK, linestyle=":", linewidth=1, zorder=1, label="human")
+    axes.set_xlim(float(np.min(curves[0].x)), float(np.max(curves[0].x)))
+    axes.set_ylim(0, 1.02)
+    return _write(figure, axes, path)
+
+
+def _axes(path: Path, curves: Sequence[Curve], title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"a plot is {', '.join(SUFFIXES)}, not '{path.suffix}'", where=path)
+    if not curves:
+        raise ShapeError("there are no curves to draw", where=path)
+    try:  # here, because it is an extra, and slow to import
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise IrisError("plots need matplotlib", fix="Install it: pip install 'iris-wm[plot]'") from None
+    figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(color="#E4E4E4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _draw(axes: Any, curves: Sequence[Curve], *, marker: str | None) -> None:
+    plain = [curve for curve in curves if not curve.strong]
+    for curve in curves:
+        index = 0 if curve.strong else plain.index(curve)
+        colour = BLACK if curve.strong else COLOURS[index % len(COLOURS)]
+        style = STYLES[index // len(COLOURS) % len(STYLES)]
+        axes.plot(
+            curve.x, curve.y, color=colour, linestyle=style, linewidth=3 if curve.strong else 2, marker=marker,
+            markersize=3.5, label=curve.label, zorder=3,
+        )  # fmt: skip
+        if curve.band is not None:
+            axes.fill_between(curve.x, *curve.band, color=colour, alpha=0.15, linewidth=0, zorder=2)
+
+
+def _write(figure: Any, axes: Any, path: Path) -> Path:
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)  # beside, so it hides nothing
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
