@@ -18,8 +18,9 @@ NAN, INF = math.nan, math.inf
 class Line:
     """Fits a line; the batch of update number `bad` holds an inf. Fused, as optimizers are on CUDA."""
 
-    def __init__(self, *, lagging: bool, bad: int = 0) -> None:
+    def __init__(self, *, lagging: bool, bad: int = 0, stop_after: int = 0) -> None:
         torch.manual_seed(0)
+        self.stop_after = stop_after
         self.layer, self.bad, self.numbers = nn.Linear(3, 1), bad, count(1)
         self.optimizer = torch.optim.Adam(self.layer.parameters(), lr=0.1, fused=True)
         self.watch = Watch(lagging=lagging, on_growth=lambda growth: None)
@@ -37,7 +38,7 @@ class Line:
 
     def keep_going(self, done: int) -> bool:
         self.weights.append(self.layer.weight.detach().clone())
-        return True
+        return done != self.stop_after
 
     def fit(self, updates: int) -> None:
         fit(
@@ -63,6 +64,11 @@ def test_a_step_that_is_not_finite_is_named_and_not_taken(lagging: bool, bad: in
     assert caught.value.batch.isinf().any()
     assert caught.value.metrics["always_fine"] == 0
     assert line.reports == []  # the last update of all, too, is judged before it is reported
+
+
+def test_the_last_step_before_a_stop_is_judged_too() -> None:
+    with pytest.raises(NotFinite, match="at update 2"):
+        Line(lagging=True, bad=2, stop_after=2).fit(5)
 
 
 def test_lagging_learns_the_same() -> None:

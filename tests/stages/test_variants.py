@@ -190,10 +190,14 @@ def test_a_bonus_of_no_weight_leaves_the_policy_bit_for_bit(pong: Path, new_run:
 
 def test_its_networks_and_statistics_are_part_of_the_checkpoint(pong: Path, new_run: NewRun) -> None:
     run = trained(new_run(pong, exploration={"bonus": "imagined"}))
+    before = weights(run)
     train(run, 2)
     run.save()
     again = Run.open(run.directory, device=run.device)
 
+    learned = [name for name, tensor in weights(again).items() if not torch.equal(tensor, before[name])]
+    parts = {".".join(name.split(".")[:2]) for name in learned if name.startswith("exploration")}
+    assert parts == {"exploration.predictor", "exploration.pixels", "exploration.sums"}
     assert again.agent.exploration.pixels.count == 2 * 4 * 4  # updates, rollouts, steps
     assert differing(weights(run), weights(again)) == set()
     assert again.fingerprint() == run.fingerprint()
