@@ -87,14 +87,7 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
     if updates is None:
         updates = unfinished["total"] if unfinished else _plan(run, lesson)
     module, learners = getattr(run.agent, component), lesson.learners(run)
-    left = run.unfinished
-    if left is not None and (left["stage"], left["total"]) != (stage, updates):
-        console.warn(
-            f"{left['stage']} stopped after {left['done']:,} of {left['total']:,} updates; its rest is dropped"
-        )
-    progress = run.begin(stage, updates)
-    if progress.done:
-        console.say(f"{stage}: going on after update {progress.done:,} of {progress.total:,}.")
+    progress = _begin(run, stage, updates)
     module.train()
     begun, first = time.monotonic(), progress.done
     last: dict[str, float] = {}
@@ -103,15 +96,9 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
         """Updates of the component in all its training, from those of this stage."""
         return run.updates[component] + update - progress.done
 
-    def on_growth(growth: Growth) -> None:
-        name, update = growth.name.replace("_", " "), total(growth.update)
-        run.log(event="growth", stage=stage, update=update, name=growth.name, usual=growth.usual, now=growth.now)
-        console.warn(
-            f"{stage}: the {name} has grown from {console.number(growth.usual)} to {console.number(growth.now)} "
-            f"(medians) by update {update:,}; if it does not return, start again with a smaller learning rate"
-        )
-
-    watch = Watch(lagging=run.device.type == "cuda", on_growth=on_growth)
+    watch = Watch(
+        lagging=run.device.type == "cuda", on_growth=lambda growth: _tell(run, stage, growth, total(growth.update))
+    )
     with console.progress(stage, updates, "updates", done=progress.done) as bar:
 
         def on_report(done: int, means: dict[str, float]) -> None:
@@ -196,6 +183,29 @@ def tokenized(run: Run) -> Replay:
                 raise Interrupted("Stopped while frames became tokens; the same command goes on.")
 
         return run.tokenized_replay(on_block)
+
+
+def _begin(run: Run, stage: str, updates: int) -> Progress:
+    """The stage's progress, fresh or from where it was stopped, and what a user should know of that."""
+    left = run.unfinished
+    if left is not None and (left["stage"], left["total"]) != (stage, updates):
+        console.warn(
+            f"{left['stage']} stopped after {left['done']:,} of {left['total']:,} updates; its rest is dropped"
+        )
+    progress = run.begin(stage, updates)
+    if progress.done:
+        console.say(f"{stage}: going on after update {progress.done:,} of {progress.total:,}.")
+    return progress
+
+
+def _tell(run: Run, stage: str, growth: Growth, update: int) -> None:
+    """Say and log that a metric has grown beyond all measure. Training goes on: it may come back."""
+    run.log(event="growth", stage=stage, update=update, name=growth.name, usual=growth.usual, now=growth.now)
+    console.warn(
+        f"{stage}: the {growth.name.replace('_', ' ')} has grown from {console.number(growth.usual)} to "
+        f"{console.number(growth.now)} (medians) by update {update:,}; if it does not come back, start again with a "
+        "smaller learning rate"
+    )
 
 
 def _kept(run: Run, lesson: Lesson, error: NotFinite, update: int) -> TrainingError:
