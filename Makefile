@@ -5,6 +5,7 @@ VENV   ?= .venv
 GAME   ?= Pong
 SEED   ?= 0
 AGENT  ?= iris
+PIPELINE ?= atari100k
 DEVICE ?= auto
 
 IRIS = $(VENV)/bin/iris
@@ -39,8 +40,8 @@ check: $(VENV)/installed ## What every commit must pass: format, lint, types, fa
 bench: $(VENV)/installed ## Throughput of every stage on this machine
 	$(IRIS) bench --device $(DEVICE)
 
-atari100k: $(VENV)/installed ## The full loop: make atari100k GAME=Qbert SEED=0
-	$(IRIS) run pipelines/atari100k.yaml --agent $(AGENT) --game $(GAME) --seed $(SEED) --device $(DEVICE)
+atari100k: $(VENV)/installed ## The full loop: make atari100k GAME=Qbert SEED=0 (PIPELINE=atari100k-staged: a variant)
+	$(IRIS) run pipelines/$(PIPELINE).yaml --agent $(AGENT) --game $(GAME) --seed $(SEED) --device $(DEVICE)
 
 clean: ## Remove the environment (datasets and runs stay)
 	rm -rf $(VENV) *.egg-info

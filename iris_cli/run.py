@@ -4,7 +4,7 @@
       run.yaml             agent, environment, seed, every resolved setting, versions
       checkpoints/         see checkpoints.py
       metrics.jsonl        one line per report of a stage
-      media/  reports/
+      media/  reports/     failures/ where an update was not finite: see failures.py
       .lock                names the process that trains it
 
 Weights cross stages only through `Run`. Environments, replay, tokens and models stay warm in it while a pipeline
@@ -21,7 +21,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -261,12 +261,14 @@ class Run:
 
     def withdraw(self) -> None:
         """Take the directory away if it was made just now and nothing was learned or collected: a false start."""
-        if self._is_new and not any(self.updates.values()) and not self.collected["steps"]:
+        kept = (self.directory / "failures").exists()
+        if self._is_new and not kept and not any(self.updates.values()) and not self.collected["steps"]:
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def save_if_due(self) -> None:
-        """Save if the last checkpoint is older than `SAVE_SECONDS`."""
+    def save_if_due(self, *, before: Callable[[], None] = lambda: None) -> None:
+        """Save if the last checkpoint is older than `SAVE_SECONDS`, after a last look `before`, which may raise."""
         if time.monotonic() - self._saved_at >= SAVE_SECONDS:
+            before()
             self.save()
 
     def log(self, **metrics: Any) -> None:
@@ -291,7 +293,8 @@ class Run:
         config = updated(self.config, changes, where=where, presets=section_presets_for(self.agent_name))
         config = _with_found_files(config, self.directory, {})
         sentences = []
-        for component in COMPONENTS:
+        sections = [field.name for field in fields(config) if is_dataclass(getattr(config, field.name))]
+        for component in sections:
             old, new = getattr(self.config, component), getattr(config, component)
             for name, value in to_mapping(new).items():
                 before = to_mapping(old)[name]

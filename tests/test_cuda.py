@@ -1,13 +1,20 @@
 """What only a GPU can show. Skipped without one."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 from iris_cli import load_agent
+from iris_cli.errors import TrainingError
+from iris_cli.failures import read_failure
+from iris_cli.learn.losses import Losses
 from iris_cli.pipeline import execute
 from iris_cli.plan import make_plan
+from iris_cli.replay.segments import Segments
+from iris_cli.run import Run
+from iris_cli.stages.train_dynamics import TrainDynamics, train_dynamics
 
 pytestmark = [
     pytest.mark.cuda,
@@ -52,6 +59,33 @@ def test_a_pipeline_begun_on_the_gpu_goes_on_on_the_cpu_and_back(done: Path) -> 
         Path("p.yaml").write_text(PIPELINE.split("then:")[0].replace("rounds: 2", f"rounds: {rounds}"))
         plan = make_plan(Path("p.yaml"), assignments=("run=runs/q", "dataset=data/q.zarr"))
         assert execute(plan, device=device).files["run"] == Path("runs/q")
+
+
+def test_a_step_that_is_not_finite_is_not_taken_on_the_gpu_either(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Run.open(done, device=torch.device("cuda"), training=True)) as run:
+        loss, calls = run.agent.dynamics.loss, iter(range(100))
+
+        def spoiled_third(segments: Segments) -> Losses:
+            losses = loss(segments)
+            return Losses(losses.total * (torch.nan if next(calls) == 2 else 1.0), losses.parts)
+
+        monkeypatch.setattr(run.agent.dynamics, "loss", spoiled_third)
+        update = run.updates["dynamics"] + 3
+        with pytest.raises(TrainingError, match=f"total_loss of the dynamics became nan in update {update}"):
+            train_dynamics(run, TrainDynamics(updates=9))
+
+        kept = read_failure(run.directory / "failures" / f"train-dynamics-{update:06d}.safetensors")
+        assert all(tensor.isfinite().all() for tensor in kept.weights.values())
+        assert kept.batch["tokens"].shape == (4, 5, 16)
+
+
+VARIANTS = "settings: {actor_critic: {objective: clipped, rollouts_per_start: 2}, exploration: {bonus: collected}}"
+
+
+def test_variants_run_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.yaml").write_text(VARIANTS + PIPELINE)
+    execute(make_plan(Path("p.yaml")), device="cuda")
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What a pipeline file means, without carrying it out."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,34 @@ def test_atari_100k_is_the_published_schedule(repository: Path) -> None:
     assert planned.config.preset == "published"
     evaluations = [stage.settings.episodes for stage in planned.stages if stage.stage == "evaluate"]
     assert evaluations == [16] * 120 + [100]
+
+
+def test_staged_starts_are_all_that_the_staged_pipeline_changes(repository: Path) -> None:
+    published, staged = (
+        make_plan(repository / "pipelines" / f"{name}.yaml", game="Qbert") for name in ("atari100k", "atari100k-staged")
+    )
+    places = [{(stage.phase, stage.round, stage.stage) for stage in plan.stages} for plan in (published, staged)]
+
+    assert places[0] - places[1] == set()
+    assert places[1] - places[0] == {
+        *(("round", number, "train-dynamics") for number in range(16, 26)),
+        *(("round", number, "train-actor-critic") for number in range(36, 51)),
+    }
+    settings = [{stage.stage: stage.settings for stage in plan.stages} for plan in (published, staged)]
+    assert settings[0] == settings[1]
+    shared = set(staged.stages) & set(published.stages)
+    assert [stage for stage in staged.stages if stage in shared] == published.stages
+    names = ("agent", "config", "changes", "environment", "seed", "rounds")
+    assert all(getattr(published, name) == getattr(staged, name) for name in names)
+    assert (staged.run, staged.dataset) == (Path("runs/iris-qbert-0-staged"), Path("data/iris-qbert-0-staged.zarr"))
+
+
+def test_make_atari100k_takes_any_pipeline(repository: Path) -> None:
+    make = ("make", "-n", "-o", ".venv/installed", "atari100k", "PIPELINE=atari100k-staged", "GAME=Qbert")
+
+    said = subprocess.run(make, cwd=repository, check=True, capture_output=True, text=True).stdout
+
+    assert "iris run pipelines/atari100k-staged.yaml --agent iris --game Qbert --seed 0" in said
 
 
 def test_the_demo_is_small_and_ends_with_a_video(repository: Path) -> None:

@@ -1,4 +1,7 @@
-"""What an actor-critic learns from imagined rollouts: lambda-returns, REINFORCE with the value as baseline, entropy."""
+"""What an actor-critic learns from imagined rollouts: lambda-returns, REINFORCE with the value as baseline, entropy.
+
+`clipped_loss` is a variant, not in the paper or released code of IRIS.
+"""
 
 from dataclasses import dataclass
 
@@ -22,6 +25,7 @@ class Rollout:
         rewards: (B, H) float32 after step t.
         ends: (B, H) bool, whether the episode ended with step t. The steps after an end are kept.
         bootstrap: (B,) value of the view after the last step.
+        views: (B, H + 1, ...) what the policy looked at, the one after the last step included, or None if not kept.
     """
 
     logits_actions: Tensor
@@ -30,6 +34,22 @@ class Rollout:
     rewards: Tensor
     ends: Tensor
     bootstrap: Tensor
+    views: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a rollout teaches, fixed when it was imagined. All without gradient.
+
+    Attributes:
+        returns: (B, H) for the values.
+        advantages: (B, H), returns less values. Not normalised.
+        log_probs: (B, H) of the actions, under the policy that imagined them.
+    """
+
+    returns: Tensor
+    advantages: Tensor
+    log_probs: Tensor
 
 
 @torch.no_grad()
@@ -68,6 +88,14 @@ def lambda_returns(rewards: Tensor, discounts: Tensor, values: Tensor, bootstrap
     return returns
 
 
+@torch.no_grad()
+def targets_of(rollout: Rollout, *, gamma: float, lam: float) -> Targets:
+    """What to learn from a rollout, from the rewards, values and log-probabilities in it."""
+    discounts = gamma * (~rollout.ends).float()
+    returns = lambda_returns(rollout.rewards, discounts, rollout.values, rollout.bootstrap, lam=lam)
+    return Targets(returns, returns - rollout.values, _policy(rollout).log_prob(rollout.actions))
+
+
 def actor_critic_loss(rollout: Rollout, *, gamma: float, lam: float, entropy_weight: float) -> Losses:
     """The published loss: REINFORCE with baseline, squared value error, entropy bonus.
 
@@ -84,20 +112,54 @@ def actor_critic_loss(rollout: Rollout, *, gamma: float, lam: float, entropy_wei
         Parts loss_actions, loss_values, loss_entropy (they sum up to the total), and means over the rollout:
         entropy, returns, values, rewards, ends.
     """
-    discounts = gamma * (~rollout.ends).float()
-    returns = lambda_returns(rollout.rewards, discounts, rollout.values, rollout.bootstrap, lam=lam)
-    policy = Categorical(logits=rollout.logits_actions, validate_args=False)
-    advantages = returns - rollout.values.detach()
+    targets, policy = targets_of(rollout, gamma=gamma, lam=lam), _policy(rollout)
     entropy = policy.entropy().mean()
-    loss_actions = -(policy.log_prob(rollout.actions) * advantages).mean()
-    loss_values = F.mse_loss(rollout.values, returns)
+    loss_actions = -(policy.log_prob(rollout.actions) * targets.advantages).mean()
+    return _losses(rollout, targets, loss_actions, entropy, entropy_weight=entropy_weight)
+
+
+def clipped_loss(rollout: Rollout, targets: Targets, *, clip_ratio: float, entropy_weight: float) -> Losses:
+    """The clipped-ratio objective in place of REINFORCE; values and entropy as in `actor_critic_loss`.
+
+    -mean(min(r * A, clip(r, 1 - clip_ratio, 1 + clip_ratio) * A)), where r is the probability of an action now over
+    that when it was drawn. Neither are advantages normalised nor values clipped: the description has neither. Where
+    the policy is still the one that imagined, r is 1 and the gradient that of REINFORCE.
+
+    Args:
+        rollout: its logits and values are of the policy as it is now.
+        targets: as they were when it was imagined.
+        clip_ratio: beyond which an action's probability gains nothing by moving further.
+        entropy_weight: of the entropy, in nats.
+
+    Returns:
+        As `actor_critic_loss`, and clipped, the share of steps whose ratio lies outside.
+
+    Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equations 7 and 9.
+    """
+    policy = _policy(rollout)
+    entropy = policy.entropy().mean()
+    ratios = (policy.log_prob(rollout.actions) - targets.log_probs).exp()
+    within = ratios.clamp(1 - clip_ratio, 1 + clip_ratio)
+    loss_actions = -torch.minimum(ratios * targets.advantages, within * targets.advantages).mean()
+    losses = _losses(rollout, targets, loss_actions, entropy, entropy_weight=entropy_weight)
+    return Losses(losses.total, {**losses.parts, "clipped": (ratios.detach() != within.detach()).float().mean()})
+
+
+def _policy(rollout: Rollout) -> Categorical:
+    return Categorical(logits=rollout.logits_actions, validate_args=False)
+
+
+def _losses(
+    rollout: Rollout, targets: Targets, loss_actions: Tensor, entropy: Tensor, *, entropy_weight: float
+) -> Losses:
+    loss_values = F.mse_loss(rollout.values, targets.returns)
     loss_entropy = -entropy_weight * entropy
     parts = {
         "loss_actions": loss_actions,
         "loss_values": loss_values,
         "loss_entropy": loss_entropy,
         "entropy": entropy,
-        "returns": returns.mean(),
+        "returns": targets.returns.mean(),
         "values": rollout.values.mean(),
         "rewards": rollout.rewards.mean(),
         "ends": rollout.ends.float().mean(),

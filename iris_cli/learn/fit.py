@@ -1,104 +1,136 @@
-"""The one optimizer loop. Knows neither agents nor stages: it is handed losses and tells of means."""
+"""The one optimizer loop. Knows neither agents nor stages: it is handed batches and losses, and tells of means."""
 
-import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from iris_cli.errors import TrainingError
 from iris_cli.learn.losses import Losses
+from iris_cli.learn.watch import Watch
+
+B = TypeVar("B")
 
 
 class Part(NamedTuple):
-    """The loss of a share of the batch; the shares of one update sum to 1."""
+    """The loss of a share of the batch; the shares of a loss sum to 1 in each optimizer step."""
 
     losses: Losses
     share: float
 
 
+Steps = Iterable[Iterable[Part]]  # the optimizer steps of one update, each the parts of its loss
+
+
+class Learner(NamedTuple):
+    """Parameters that learn together.
+
+    Attributes:
+        parameters: those that the gradient's norm is taken over, and clipped.
+        optimizer: of these.
+        clip_norm: largest global L2 norm of their gradient.
+        metric: what that norm is called.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    clip_norm: float
+    metric: str = "gradient_norm"
+
+
 class Means:
-    """Running means of metrics, summed on the device and read on the host once per report."""
+    """Running means of metrics over optimizer steps, summed on the device and read on the host once per report."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._updates = 0
+        self._counts: dict[str, int] = {}
 
-    def add(self, metrics: dict[str, Tensor], share: float) -> None:
-        """Add metrics () of a share of one update."""
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Add the metrics () of a step; one that a step lacks is averaged over those that have it."""
         for name, value in metrics.items():
-            value = value.detach() * share
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def count(self) -> None:
-        """One update is complete."""
-        self._updates += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def read(self) -> dict[str, float]:
         """Means since the last read. One transfer from the device."""
         if not self._sums:
             return {}
-        values = (torch.stack([value.float() for value in self._sums.values()]) / max(self._updates, 1)).tolist()
-        means = dict(zip(self._sums, values, strict=True))
-        self._sums, self._updates = {}, 0
+        sums, counts = torch.stack([value.float() for value in self._sums.values()]), list(self._counts.values())
+        means = dict(zip(self._sums, (sums / sums.new_tensor(counts)).tolist(), strict=True))
+        self._sums, self._counts = {}, {}
         return means
 
 
 def fit(
-    compute: Callable[[], Iterable[Part]],
-    parameters: Iterable[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    draw: Callable[[], B],
+    losses: Callable[[B], Steps],
+    learners: Sequence[Learner],
     *,
+    watch: Watch,
     start: int,
     updates: int,
-    clip_norm: float,
     after_update: Callable[[], None],
     report_every: int,
     on_report: Callable[[int, dict[str, float]], None],
     keep_going: Callable[[int], bool],
 ) -> int:
-    """Minimise a loss, one optimizer step per update.
+    """Minimise a loss, one batch per update, in one optimizer step or several.
 
     Args:
-        compute: draws a batch and yields the losses of its shares, each differentiated before the next is computed.
-        parameters: those that the gradient's norm is taken over, and clipped.
+        draw: draws the batch of an update.
+        losses: yields the optimizer steps on a batch, mostly one, each as the losses of its shares; every share is
+            differentiated before the next is computed, and every step taken before the next begins.
+        learners: what learns from them.
+        watch: sees every step before it is taken.
         start, updates: updates already done, and the number to reach.
-        clip_norm: largest global L2 norm of the gradient.
-        after_update: called after each optimizer step (the codebook's moving averages, for one).
+        after_update: called after each update (the codebook's moving averages, for one).
         report_every: updates between two calls of `on_report(updates done, means since the last)`.
-        keep_going: called after each update with the number done; False stops.
+        keep_going: called after each update with the number done; False stops. If it keeps anything of what was
+            learned, it has to settle the watch first.
 
     Returns:
         The number of updates done in all.
 
     Raises:
-        TrainingError: if a mean that is reported is not finite.
+        NotFinite: at the update whose loss, gradient norm or other metric is not finite; no weight has changed by it.
     """
-    parameters, means, done = list(parameters), Means(), start
+    means, done = Means(), start
     while done < updates:
-        optimizer.zero_grad(set_to_none=True)
-        for part in compute():
-            (part.losses.total * part.share).backward()
-            means.add({"total_loss": part.losses.total, **part.losses.parts}, part.share)
-        norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
-        means.add({"gradient_norm": norm}, 1.0)
-        means.count()
-        optimizer.step()
+        batch = draw()
+        for parts in losses(batch):
+            metrics = _differentiate(parts, learners)
+            finite = watch.look(done + 1, batch, metrics)
+            for learner in learners:
+                _take_step(learner.optimizer, finite)
+            means.add(metrics)
         after_update()
         done += 1
         if done % report_every == 0 or done == updates:
-            on_report(done, _finite(means.read(), done))
+            watch.settle()
+            on_report(done, means.read())
         if not keep_going(done):
             break
+    watch.settle()
     return done
 
 
-def _finite(means: dict[str, float], update: int) -> dict[str, float]:
-    for name, value in means.items():
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"{name} became {value} by update {update}",
-                fix="The last checkpoint is untouched; continue from it with a smaller learning rate.",
-            )
-    return means
+def _differentiate(parts: Iterable[Part], learners: Sequence[Learner]) -> dict[str, Tensor]:
+    """Fill and clip the gradients of one optimizer step; its metrics, the gradients' norms among them."""
+    for learner in learners:
+        learner.optimizer.zero_grad(set_to_none=True)
+    metrics: dict[str, Tensor] = {}
+    for part in parts:
+        (part.losses.total * part.share).backward()
+        for name, value in {"total_loss": part.losses.total, **part.losses.parts}.items():
+            value = value.detach() * part.share
+            metrics[name] = metrics[name] + value if name in metrics else value
+    for learner in learners:
+        metrics[learner.metric] = nn.utils.clip_grad_norm_(learner.parameters, learner.clip_norm)
+    return metrics
+
+
+def _take_step(optimizer: torch.optim.Optimizer, finite: Tensor | None) -> None:
+    """Take a step; where `finite` is given and false, a fused optimizer does nothing, without asking the host."""
+    if finite is not None:
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells it
+    optimizer.step()

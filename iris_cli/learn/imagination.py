@@ -1,5 +1,7 @@
 """The one imagination loop: a policy acts in a dream."""
 
+from dataclasses import replace
+
 import torch
 
 from iris_cli.learn.actor_critic import Rollout
@@ -15,6 +17,7 @@ def imagine(
     generator: torch.Generator | None = None,
     *,
     greedy: bool = False,
+    keep_views: bool = False,
 ) -> Rollout:
     """Let the policy act until it has seen `horizon` views.
 
@@ -28,11 +31,13 @@ def imagine(
         horizon: H, views, at least 2.
         generator: draws the actions, on the dream's device; the dream may share it. None is torch's global one.
         greedy: take the most probable action instead.
+        keep_views: whether the rollout keeps what the policy looked at.
 
     Returns:
         A rollout of H - 1 transitions.
     """
     logits, values, actions, rewards, ends = [], [], [], [], []
+    views = [dream.view] if keep_views else []
     output = actor_critic(dream.view, memory)
     for _ in range(horizon - 1):  # Hot path: nothing here waits for the device.
         action = output.logits_actions.argmax(-1) if greedy else sample(output.logits_actions.detach(), generator)
@@ -42,6 +47,8 @@ def imagine(
         actions.append(action)
         rewards.append(outcome.rewards)
         ends.append(outcome.ends)
+        if keep_views:
+            views.append(dream.view)
         output = actor_critic(dream.view, output.memory)
     return Rollout(
         logits_actions=torch.stack(logits, 1),
@@ -50,4 +57,23 @@ def imagine(
         rewards=torch.stack(rewards, 1),
         ends=torch.stack(ends, 1),
         bootstrap=output.values,
+        views=torch.stack(views, 1) if keep_views else None,
     )
+
+
+def look_again(rollout: Rollout, actor_critic: Policy, memory: object) -> Rollout:
+    """The rollout with the logits and values of the policy as it is now; all else stays as it was imagined.
+
+    Args:
+        rollout: with views.
+        actor_critic: the policy.
+        memory: as it was before the first view. The policy of then filled it, as is usual for recurrent policies.
+    """
+    assert rollout.views is not None
+    logits, values = [], []
+    for view in rollout.views[:, :-1].unbind(1):
+        output = actor_critic(view, memory)
+        logits.append(output.logits_actions)
+        values.append(output.values)
+        memory = output.memory
+    return replace(rollout, logits_actions=torch.stack(logits, 1), values=torch.stack(values, 1))

@@ -5,7 +5,7 @@ drawn more often. An unfinished episode counts like the others, and so does each
 left in pieces: no segment crosses the boundary of a piece. Does not read files: `Dataset` does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,15 @@ class Segments:
     ends: Tensor  # (B, T) bool, terminated or truncated after this step
     mask: Tensor  # (B, T) bool, False where padded
     tokens: Tensor | None  # (B, T, K) int64
+
+    def repeated(self, times: int) -> "Segments":
+        """Each segment so many times in a row."""
+        if times == 1:
+            return self
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self, **{name: value.repeat_interleave(times, 0) for name, value in values.items() if value is not None}
+        )
 
 
 class Replay:

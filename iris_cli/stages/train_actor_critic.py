@@ -1,19 +1,22 @@
 """`iris train-actor-critic`: learn policy and values in imagination only.
 
-Source: fact sheet of IRIS, section 5. Burn-in frames are decoded from stored tokens, never encoded again.
+Source: fact sheet of IRIS, section 5. Burn-in frames are decoded from stored tokens, never encoded again. The clipped
+objective, several rollouts per start and the bonus for novelty are variants, not in the paper or released code.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from iris_cli.learn.actor_critic import actor_critic_loss
-from iris_cli.learn.fit import Part
-from iris_cli.learn.imagination import imagine
+from iris_cli.learn.actor_critic import Rollout, actor_critic_loss, clipped_loss, targets_of
+from iris_cli.learn.fit import Part, Steps
+from iris_cli.learn.imagination import imagine, look_again
+from iris_cli.learn.losses import Losses
 from iris_cli.progress import Progress
+from iris_cli.replay.segments import Segments
 from iris_cli.report import Report
 from iris_cli.run import Run
-from iris_cli.stages.training import needs_training, tokenized, train
+from iris_cli.stages.training import Lesson, needs_training, tokenized, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +32,41 @@ def train_actor_critic(run: Run, settings: TrainActorCritic) -> Report:
     needs_training(run, "dynamics")
     replay, config = tokenized(run), run.config.actor_critic
 
-    def part(agent: Any, progress: Progress, batch: int) -> Part:
-        segments = replay.from_end(batch, config.burn_in + 1, progress.draws, frames=False, tokens=True)
-        memory, dream = agent.actor_critic_start(segments, progress.dreams)
-        rollout = imagine(dream, agent.actor_critic, memory, config.horizon, progress.dreams)
-        losses = actor_critic_loss(rollout, gamma=config.gamma, lam=config.lam, entropy_weight=config.entropy_weight)
-        return Part(losses, 1.0)
+    def draw(progress: Progress, count: int) -> Segments:
+        return replay.from_end(count, config.burn_in + 1, progress.draws, frames=False, tokens=True)
 
-    def compute(agent: Any, progress: Progress) -> Iterator[Part]:
-        yield part(agent, progress, config.batch_size)
+    starts = config.batch_size // config.rollouts_per_start
+    lesson = Lesson(
+        "train-actor-critic", "actor_critic", draw, losses, starts, probe_size=max(1, starts // 4),
+        also=None if run.agent.exploration is None else "exploration",
+    )  # fmt: skip
+    return train(run, lesson, settings.updates)
 
-    def probe(agent: Any, progress: Progress) -> tuple[Part, float]:
-        count = max(1, config.batch_size // 4)
-        return part(agent, progress, count), count / config.batch_size
 
-    return train(run, "train-actor-critic", "actor_critic", settings.updates, compute, probe=probe)
+def losses(agent: Any, segments: Segments, progress: Progress) -> Steps:
+    """One update: rollouts from the last steps of segments, and one optimizer step on them, or several if clipped."""
+    config = agent.config.actor_critic
+    memory, dream = agent.actor_critic_start(segments.repeated(config.rollouts_per_start), progress.dreams)
+    clipped, novelty = config.objective == "clipped", agent.exploration
+    keep_views = novelty is not None or (clipped and config.passes > 1)
+    rollout = imagine(dream, agent.actor_critic, memory, config.horizon, progress.dreams, keep_views=keep_views)
+    besides: list[Losses] = []
+    if novelty is not None:
+        bonuses, known = novelty(rollout, gamma=config.gamma)
+        rollout = replace(rollout, rewards=rollout.rewards + agent.config.exploration.weight * bonuses)
+        besides.append(known)
+    if clipped:
+        return _passes(agent, rollout, memory, besides)
+    reinforced = actor_critic_loss(rollout, gamma=config.gamma, lam=config.lam, entropy_weight=config.entropy_weight)
+    return [[Part(loss, 1.0) for loss in (reinforced, *besides)]]
+
+
+def _passes(agent: Any, rollout: Rollout, memory: Any, besides: list[Losses]) -> Iterator[list[Part]]:
+    """The passes of the clipped objective; what is learned beside it, in the first."""
+    config = agent.config.actor_critic
+    targets = targets_of(rollout, gamma=config.gamma, lam=config.lam)
+    for number in range(config.passes):
+        if number:
+            rollout, besides = look_again(rollout, agent.actor_critic, memory), []
+        loss = clipped_loss(rollout, targets, clip_ratio=config.clip_ratio, entropy_weight=config.entropy_weight)
+        yield [Part(each, 1.0) for each in (loss, *besides)]

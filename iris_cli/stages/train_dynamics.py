@@ -3,15 +3,15 @@
 Source: fact sheet of IRIS, sections 3.3 and 6. Tokens come from the store, or are encoded once at the start.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from iris_cli.learn.fit import Part
+from iris_cli.learn.fit import Part, Steps
 from iris_cli.progress import Progress
+from iris_cli.replay.segments import Segments
 from iris_cli.report import Report
 from iris_cli.run import Run
-from iris_cli.stages.training import needs_training, tokenized, train
+from iris_cli.stages.training import Lesson, needs_training, tokenized, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +26,13 @@ def train_dynamics(run: Run, settings: TrainDynamics) -> Report:
     needs_training(run, "tokenizer")
     replay, config = tokenized(run), run.config.dynamics
 
-    def compute(agent: Any, progress: Progress) -> Iterator[Part]:
-        segments = replay.from_start(
-            config.batch_size, config.segment_length, progress.draws, frames=False, tokens=True
-        )
-        yield Part(agent.dynamics.loss(segments), 1.0)
+    def draw(progress: Progress, count: int) -> Segments:
+        return replay.from_start(count, config.segment_length, progress.draws, frames=False, tokens=True)
 
-    def probe(agent: Any, progress: Progress) -> tuple[Part, float]:
-        count = min(8, config.batch_size)
-        segments = replay.from_start(count, config.segment_length, progress.draws, frames=False, tokens=True)
-        agent.dynamics.train()
-        return Part(agent.dynamics.loss(segments), 1.0), count / config.batch_size
+    lesson = Lesson("train-dynamics", "dynamics", draw, losses, config.batch_size, probe_size=8)
+    return train(run, lesson, settings.updates)
 
-    return train(run, "train-dynamics", "dynamics", settings.updates, compute, probe=probe)
+
+def losses(agent: Any, segments: Segments, progress: Progress) -> Steps:
+    """One optimizer step on a batch of segments. Dropout draws from torch's global stream."""
+    return [[Part(agent.dynamics.loss(segments), 1.0)]]

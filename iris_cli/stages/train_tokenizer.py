@@ -3,22 +3,22 @@
 Source: fact sheet of IRIS, sections 2.5 and 6.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from iris_cli import console
-from iris_cli.learn.fit import Part
+from iris_cli.learn.fit import Part, Steps
 from iris_cli.nn.lpips import LPIPS, load_lpips
 from iris_cli.progress import Progress
 from iris_cli.report import Report
 from iris_cli.run import Run
 from iris_cli.stages.fetch import default_lpips_path
-from iris_cli.stages.training import needs_steps, train
+from iris_cli.stages.training import Lesson, needs_steps, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +35,21 @@ def train_tokenizer(run: Run, settings: TrainTokenizer) -> Report:
     perceptual = None if path is None else _loaded(path, run.device)
     announce_loss(run)
 
-    def compute(agent: Any, progress: Progress) -> Iterator[Part]:
-        frames = replay.random_frames(config.batch_size, progress.draws)
-        for share in frames.split(config.micro_batch):
-            yield Part(agent.tokenizer.loss(share, perceptual=perceptual), len(share) / len(frames))
+    def draw(progress: Progress, count: int) -> Tensor:
+        return replay.random_frames(count, progress.draws)
 
-    def probe(agent: Any, progress: Progress) -> tuple[Part, float]:
-        count = min(16, config.batch_size)
-        frames = replay.random_frames(count, progress.draws)
-        agent.tokenizer.train()
-        return Part(agent.tokenizer.loss(frames, perceptual=perceptual), 1.0), count / config.batch_size
-
-    report = train(
-        run, "train-tokenizer", "tokenizer", settings.updates, compute,
-        probe=probe, after_update=run.agent.tokenizer.update_codebook,
-    )  # fmt: skip
+    lesson = Lesson(
+        "train-tokenizer", "tokenizer", draw, partial(losses, perceptual=perceptual), config.batch_size, probe_size=16
+    )
+    report = train(run, lesson, settings.updates, after_update=run.agent.tokenizer.update_codebook)
     report.figures["loss"] = run.tokenizer_loss or "-"
     return report
+
+
+def losses(agent: Any, frames: Tensor, progress: Progress, *, perceptual: LPIPS | None) -> Steps:
+    """One optimizer step on frames (B, 3, 64, 64) uint8, in shares. Dropout draws from torch's global stream."""
+    shares = frames.split(agent.config.tokenizer.micro_batch)
+    yield (Part(agent.tokenizer.loss(share, perceptual=perceptual), len(share) / len(frames)) for share in shares)
 
 
 def announce_loss(run: Run) -> None:

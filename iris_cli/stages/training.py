@@ -2,17 +2,21 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from iris_cli import console, interrupts
 from iris_cli.device import fast_matmul
-from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError
-from iris_cli.learn.fit import Part, fit
+from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError, TrainingError
+from iris_cli.failures import Failure, write_failure
+from iris_cli.learn.fit import Learner, Steps, fit
+from iris_cli.learn.watch import Growth, NotFinite, Watch
 from iris_cli.progress import Progress
-from iris_cli.replay.segments import Replay
+from iris_cli.replay.segments import Replay, Segments
 from iris_cli.report import Report
 from iris_cli.run import Run
 
@@ -20,72 +24,107 @@ UPDATES_PER_STEP = 1.0  # the published schedule: 200 updates of each component 
 CPU_SECONDS = 300.0  # of work that a training command without --updates takes upon itself on a CPU
 REPORT_EVERY = 50  # updates between two lines of metrics.jsonl
 
-Compute = Callable[[Any, Progress], Iterable[Part]]  # of the agent: draws a batch, yields the losses of its shares
+Batch = Segments | Tensor  # segments, or frames (B, 3, 64, 64) uint8
 
 
-def train(
-    run: Run,
-    stage: str,
-    component: str,
-    updates: int | None,
-    compute: Compute,
-    *,
-    probe: Callable[[Any, Progress], tuple[Part, float]],
-    after_update: Callable[[], None] = lambda: None,
-) -> Report:
+class Lesson(NamedTuple):
+    """What a component learns.
+
+    Attributes:
+        stage: the command's name.
+        component: the part of the agent that learns.
+        draw: a batch of so many frames or segments.
+        losses: the optimizer steps of an update, from the agent and a batch; draws from the progress's streams only.
+        batch_size: of an update.
+        probe_size: of the batch that is timed for the estimate.
+        also: a part of the agent that learns beside it, with an optimizer and settings of its own.
+    """
+
+    stage: str
+    component: str
+    draw: Callable[[Progress, int], Any]
+    losses: Callable[[Any, Any, Progress], Steps]
+    batch_size: int
+    probe_size: int
+    also: str | None = None
+
+    def learners(self, run: Run) -> list[Learner]:
+        """What the optimizers work on."""
+        names = {self.component: "gradient_norm"} | ({self.also: f"gradient_norm_{self.also}"} if self.also else {})
+        return [
+            Learner(
+                list(getattr(run.agent, name).parameters()), run.optimizer(name),
+                getattr(run.config, name).clip_norm, metric,
+            )
+            for name, metric in names.items()
+        ]  # fmt: skip
+
+
+class _Drawn(NamedTuple):
+    """A batch, and the random streams when it had been drawn."""
+
+    batch: Batch
+    state: dict[str, Any]
+
+
+def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callable[[], None] = lambda: None) -> Report:
     """Train one component for a number of updates, from where a kill left it if it did.
 
     Args:
         run: opened for training.
-        stage: the command's name.
-        component: the part of the agent that learns.
+        lesson: what to learn.
         updates: how many; None takes the published ratio to the dataset's steps, on a CPU cut to `CPU_SECONDS`.
-        compute: one update's losses.
-        probe: a cheap share of an update on a copy of the agent, and its fraction of the update; for the estimate.
-        after_update: called after each optimizer step.
+        after_update: called after each update.
 
     Raises:
         Interrupted: after Ctrl-C, with the work saved.
+        TrainingError: at an update that is not finite, with its batch kept and the last checkpoint as it was.
     """
+    stage, component = lesson.stage, lesson.component
     if updates is not None and updates < 1:
         raise ConfigError(f"updates is {updates}, but must be at least 1", where=stage)
     unfinished = run.resumable(stage)
     if updates is None:
-        updates = unfinished["total"] if unfinished else _plan(run, stage, probe)
-    module, config = getattr(run.agent, component), getattr(run.config, component)
-    optimizer = run.optimizer(component)
-    left = run.unfinished
-    if left is not None and (left["stage"], left["total"]) != (stage, updates):
-        console.warn(
-            f"{left['stage']} stopped after {left['done']:,} of {left['total']:,} updates; its rest is dropped"
-        )
-    progress = run.begin(stage, updates)
-    if progress.done:
-        console.say(f"{stage}: going on after update {progress.done:,} of {progress.total:,}.")
+        updates = unfinished["total"] if unfinished else _plan(run, lesson)
+    module, learners = getattr(run.agent, component), lesson.learners(run)
+    progress = _begin(run, stage, updates)
     module.train()
     begun, first = time.monotonic(), progress.done
     last: dict[str, float] = {}
+
+    def total(update: int) -> int:
+        """Updates of the component in all its training, from those of this stage."""
+        return run.updates[component] + update - progress.done
+
+    watch = Watch(
+        lagging=run.device.type == "cuda", on_growth=lambda growth: _tell(run, stage, growth, total(growth.update))
+    )
     with console.progress(stage, updates, "updates", done=progress.done) as bar:
 
         def on_report(done: int, means: dict[str, float]) -> None:
             last.update(means)
-            total = run.updates[component] + done - progress.done
-            run.log(stage=stage, update=total, **means)
+            run.log(stage=stage, update=total(done), **means)
 
         def keep_going(done: int) -> bool:
             run.updates[component] += done - progress.done
             progress.done = done
             bar.advance(1, f"loss {console.number(last['total_loss'])}" if last else None)
-            run.save_if_due()
+            run.save_if_due(before=watch.settle)
             return not interrupts.requested()
+
+        def draw() -> _Drawn:
+            batch = lesson.draw(progress, lesson.batch_size)
+            return _Drawn(batch, progress.state())
 
         try:
             with fast_matmul():
                 fit(
-                    lambda: compute(run.agent, progress), module.parameters(), optimizer,
-                    start=progress.done, updates=updates, clip_norm=config.clip_norm, after_update=after_update,
-                    report_every=REPORT_EVERY, on_report=on_report, keep_going=keep_going,
+                    draw, lambda drawn: lesson.losses(run.agent, drawn.batch, progress), learners, watch=watch,
+                    start=progress.done, updates=updates, after_update=after_update, report_every=REPORT_EVERY,
+                    on_report=on_report, keep_going=keep_going,
                 )  # fmt: skip
+        except NotFinite as error:
+            raise _kept(run, lesson, error, total(error.update)) from None
         finally:
             module.eval()
     if progress.done < updates:
@@ -146,11 +185,60 @@ def tokenized(run: Run) -> Replay:
         return run.tokenized_replay(on_block)
 
 
-def _plan(run: Run, stage: str, probe: Callable[[Any, Progress], tuple[Part, float]]) -> int:
+def _begin(run: Run, stage: str, updates: int) -> Progress:
+    """The stage's progress, fresh or from where it was stopped, and what a user should know of that."""
+    left = run.unfinished
+    if left is not None and (left["stage"], left["total"]) != (stage, updates):
+        console.warn(
+            f"{left['stage']} stopped after {left['done']:,} of {left['total']:,} updates; its rest is dropped"
+        )
+    progress = run.begin(stage, updates)
+    if progress.done:
+        console.say(f"{stage}: going on after update {progress.done:,} of {progress.total:,}.")
+    return progress
+
+
+def _tell(run: Run, stage: str, growth: Growth, update: int) -> None:
+    """Say and log that a metric has grown beyond all measure. Training goes on: it may come back."""
+    run.log(event="growth", stage=stage, update=update, name=growth.name, usual=growth.usual, now=growth.now)
+    console.warn(
+        f"{stage}: the {growth.name.replace('_', ' ')} has grown from {console.number(growth.usual)} to "
+        f"{console.number(growth.now)} (medians) by update {update:,}; if it does not come back, start again with a "
+        "smaller learning rate"
+    )
+
+
+def _kept(run: Run, lesson: Lesson, error: NotFinite, update: int) -> TrainingError:
+    """Write the update that was not finite to a file; the error that names it."""
+    batch = error.batch.batch
+    tensors = (
+        {"frames": batch}
+        if isinstance(batch, Tensor)
+        else {field.name: getattr(batch, field.name) for field in fields(batch)}
+    )
+    failure = Failure(
+        stage=lesson.stage, component=lesson.component, update=update, metrics=error.metrics, state=error.batch.state,
+        batch={name: tensor for name, tensor in tensors.items() if tensor is not None},
+        weights=run.agent.state_dict(),
+    )  # fmt: skip
+    what = f"{error.cause} of the {lesson.component.replace('_', '-')} became {error.metrics[error.cause]} in update"
+    rate = getattr(run.config, lesson.component).learning_rate
+    fix = (
+        "The last checkpoint is untouched, and the same command goes on from it; "
+        f"a smaller learning rate may help: --set {lesson.component}.learning_rate={rate / 10:g}."
+    )
+    try:
+        path = write_failure(run.directory / "failures", failure)
+    except RunError as problem:
+        return TrainingError(f"{what} {update:,}; {problem.what}", where=problem.where, fix=fix)
+    return TrainingError(f"{what} {update:,}, whose batch was kept", where=path, fix=fix)
+
+
+def _plan(run: Run, lesson: Lesson) -> int:
     """Choose and announce the number of updates."""
     steps = run.dataset().num_steps
     wanted = max(1, round(steps * UPDATES_PER_STEP))
-    seconds = _seconds_per_update(run, stage, probe)
+    stage, seconds = lesson.stage, _seconds_per_update(run, lesson)
     why = f"one for each of the dataset's {steps:,} steps, as published"
     if run.device.type != "cpu" or wanted * seconds <= CPU_SECONDS:
         console.say(f"{stage}: {wanted:,} updates, {why}; about {console.duration(wanted * seconds)} here.")
@@ -165,16 +253,19 @@ def _plan(run: Run, stage: str, probe: Callable[[Any, Progress], tuple[Part, flo
     return updates
 
 
-def _seconds_per_update(run: Run, stage: str, probe: Callable[[Any, Progress], tuple[Part, float]]) -> float:
-    """Time a share of an update on a copy of the agent, so that nothing of the run is touched."""
+def _seconds_per_update(run: Run, lesson: Lesson) -> float:
+    """Time an update on a small batch and a copy of the agent, so that nothing of the run is touched."""
     agent, state = copy.deepcopy(run.agent), torch.get_rng_state()
-    progress = Progress(stage, 0, 1, torch.Generator(), torch.Generator(device=run.device))
+    progress = Progress(lesson.stage, 0, 1, torch.Generator(), torch.Generator(device=run.device))
+    count = min(lesson.probe_size, lesson.batch_size)
+    getattr(agent, lesson.component).train()
     for _ in range(2):  # the first warms up
         begun = time.monotonic()
-        part, share = probe(agent, progress)
-        part.losses.total.backward()
+        for parts in lesson.losses(agent, lesson.draw(progress, count), progress):
+            for part in parts:
+                part.losses.total.backward()
         if run.device.type == "cuda":
             torch.cuda.synchronize(run.device)
-        seconds = (time.monotonic() - begun) / share
+        seconds = (time.monotonic() - begun) * lesson.batch_size / count
     torch.set_rng_state(state)
     return seconds

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from iris_cli.learn.actor_critic import Rollout, actor_critic_loss
+from iris_cli.learn.actor_critic import Rollout, actor_critic_loss, clipped_loss, targets_of
 
 
 @pytest.fixture
@@ -65,3 +65,64 @@ def test_entropy_of_a_uniform_policy_is_log_a(rollout: Rollout) -> None:
     uniform = dataclasses.replace(rollout, logits_actions=torch.zeros(4, 5, 3))
 
     assert loss_of(uniform).parts["entropy"].item() == pytest.approx(math.log(3))
+
+
+# The clipped objective
+
+
+def clipped_loss_of(now: Rollout, then: Rollout, clip_ratio: float = 0.2):
+    return clipped_loss(now, targets_of(then, gamma=0.99, lam=0.95), clip_ratio=clip_ratio, entropy_weight=0.01)
+
+
+def moved(rollout: Rollout, amount: float) -> Rollout:
+    """Under a policy that gives the chosen actions' logits so much more."""
+    chosen = torch.nn.functional.one_hot(rollout.actions, rollout.logits_actions.shape[-1])
+    return dataclasses.replace(
+        rollout, logits_actions=(rollout.logits_actions + amount * chosen).detach().requires_grad_()
+    )
+
+
+def test_at_the_first_pass_its_gradient_is_that_of_reinforce(rollout: Rollout) -> None:
+    inputs = (rollout.logits_actions, rollout.values)
+    expected = torch.autograd.grad(loss_of(rollout).total, inputs)
+
+    losses = clipped_loss_of(rollout, rollout)
+
+    for gradient, published in zip(torch.autograd.grad(losses.total, inputs), expected, strict=True):
+        torch.testing.assert_close(gradient, published, rtol=1e-5, atol=1e-8)
+    assert losses.parts["clipped"] == 0
+    torch.testing.assert_close(losses.parts["loss_values"], loss_of(rollout).parts["loss_values"])
+
+
+@pytest.mark.parametrize(("amount", "stops_where_advantages_are"), [(5.0, "positive"), (-5.0, "negative")])
+def test_an_action_that_moved_too_far_where_it_pays_gets_no_further(
+    rollout: Rollout, amount: float, stops_where_advantages_are: str
+) -> None:
+    advantages = targets_of(rollout, gamma=0.99, lam=0.95).advantages
+    now = moved(rollout, amount)
+
+    losses = clipped_loss(now, targets_of(rollout, gamma=0.99, lam=0.95), clip_ratio=0.01, entropy_weight=0.0)
+    losses.total.backward()
+
+    assert losses.parts["clipped"] == 1
+    moves = now.logits_actions.grad.abs().sum(-1) > 0
+    assert torch.equal(moves, advantages < 0 if stops_where_advantages_are == "positive" else advantages > 0)
+
+
+def test_its_total_is_the_sum_of_its_three_parts(rollout: Rollout) -> None:
+    losses = clipped_loss_of(moved(rollout, 0.3), rollout)
+
+    torch.testing.assert_close(
+        losses.total.detach(), sum(losses.parts[f"loss_{name}"] for name in ("actions", "values", "entropy"))
+    )
+    assert 0 < losses.parts["clipped"] < 1
+
+
+def test_its_targets_are_those_of_the_policy_that_imagined(rollout: Rollout) -> None:
+    later = dataclasses.replace(rollout, values=(rollout.values + 3).detach().requires_grad_())
+
+    losses = clipped_loss_of(later, rollout)
+
+    assert losses.parts["loss_actions"] == clipped_loss_of(rollout, rollout).parts["loss_actions"]
+    assert losses.parts["returns"] == clipped_loss_of(rollout, rollout).parts["returns"]
+    assert losses.parts["loss_values"] != clipped_loss_of(rollout, rollout).parts["loss_values"]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from iris_cli.learn.imagination import imagine
+from iris_cli.learn.imagination import imagine, look_again
 from iris_cli.learn.world import Outcome
 
 
@@ -73,3 +73,29 @@ def test_greedy_takes_the_most_probable_action() -> None:
     rollout = run(greedy=True)[0]
 
     assert torch.equal(rollout.actions, rollout.logits_actions.argmax(-1))
+
+
+def test_views_are_kept_when_asked_for_with_the_one_after_the_last_step() -> None:
+    assert run(horizon=5)[0].views is None
+    assert run(horizon=5, keep_views=True)[0].views[0, :, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_second_look_of_the_same_policy_says_the_same_with_gradient() -> None:
+    rollout, _, policy = run(horizon=5, keep_views=True)
+
+    again = look_again(rollout, policy, torch.zeros(2))
+
+    assert torch.equal(again.logits_actions, rollout.logits_actions)
+    assert torch.equal(again.values, rollout.values)
+    assert again.rewards is rollout.rewards
+    assert again.bootstrap is rollout.bootstrap
+    again.values[0, -1].backward()
+    assert policy.weight.grad == 0 + 1 + 2 + 3
+
+
+def test_a_second_look_of_another_policy_says_what_that_one_does() -> None:
+    rollout, _, policy = run(horizon=5, keep_views=True)
+    with torch.no_grad():
+        policy.weight.fill_(2.0)
+
+    assert torch.equal(look_again(rollout, policy, torch.zeros(2)).values, 2 * rollout.values)

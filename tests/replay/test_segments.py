@@ -104,6 +104,19 @@ def test_frames_and_tokens_are_gathered_on_demand(replay: Replay) -> None:
     assert segments.tokens is None
 
 
+def test_repeated_segments_stand_in_a_row(replay: Replay) -> None:
+    segments = replay.from_start(3, 4, generator(), frames=True, tokens=True)
+
+    twice = segments.repeated(2)
+
+    assert_fields_agree(twice)
+    assert replay.from_start(3, 4, generator()).repeated(2).frames is None
+    for copies in (slice(0, None, 2), slice(1, None, 2)):
+        assert torch.equal(twice.actions[copies], segments.actions)
+        assert torch.equal(twice.tokens[copies], segments.tokens)
+    assert segments.repeated(1) is segments
+
+
 def test_random_frames_are_segments_of_one_step(replay: Replay) -> None:
     frames = replay.random_frames(1500, generator())
 

@@ -1,10 +1,13 @@
 """The training stages learn on real frames, touch nothing but their component, and stop and go on exactly."""
 
 import copy
+import dataclasses
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
+from functools import partial
 from math import log
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,19 @@ from typing import Any
 import pytest
 import torch
 
-from iris_cli import interrupts
+from iris_cli import interrupts, load_agent
+from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.errors import ConfigError, Interrupted, RunError, TrainingError
+from iris_cli.failures import read_failure
+from iris_cli.learn.fit import Part
 from iris_cli.learn.losses import Losses
+from iris_cli.learn.watch import Watch
+from iris_cli.progress import Progress
+from iris_cli.replay.segments import Segments
 from iris_cli.run import Run
+from iris_cli.stages import train_actor_critic as actor_critic_stage
+from iris_cli.stages import train_dynamics as dynamics_stage
+from iris_cli.stages import train_tokenizer as tokenizer_stage
 from iris_cli.stages import training
 from iris_cli.stages.train_actor_critic import TrainActorCritic, train_actor_critic
 from iris_cli.stages.train_dynamics import TrainDynamics, train_dynamics
@@ -26,6 +38,11 @@ STAGES: dict[str, Any] = {
     "tokenizer": lambda run, updates: train_tokenizer(run, TrainTokenizer(updates=updates)),
     "dynamics": lambda run, updates: train_dynamics(run, TrainDynamics(updates=updates)),
     "actor_critic": lambda run, updates: train_actor_critic(run, TrainActorCritic(updates=updates)),
+}
+LOSSES: dict[str, Any] = {
+    "tokenizer": partial(tokenizer_stage.losses, perceptual=None),
+    "dynamics": dynamics_stage.losses,
+    "actor_critic": actor_critic_stage.losses,
 }
 
 
@@ -125,8 +142,12 @@ def test_without_a_number_the_updates_fit_the_time_and_are_announced(
     run = new_run(pong)
     before, state = weights(run), torch.get_rng_state()
     updates = training._plan(
-        run, "train-tokenizer", lambda agent, progress: (training.Part(_loss(agent.tokenizer), 1.0), 0.5)
-    )
+        run,
+        training.Lesson(
+            "train-tokenizer", "tokenizer", lambda progress, count: count,
+            lambda agent, batch, progress: [[Part(_loss(agent.tokenizer), 1.0)]], batch_size=8, probe_size=4,
+        ),
+    )  # fmt: skip
     assert 1 <= updates < 300
     assert "The published ratio, 300 updates, would take" in " ".join(capsys.readouterr().out.split())
     assert changed(before, weights(run)) == set()
@@ -179,17 +200,131 @@ def test_an_interrupt_in_the_middle_of_a_print_is_still_a_request(pong: Path) ->
         assert interrupts.requested()
 
 
-def test_a_loss_that_is_not_finite_stops_and_saves_nothing(
-    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+# Numbers that go wrong
+
+PLANTED = {  # component -> a parameter, the part of the loss it spoils, and metrics it leaves alone
+    "tokenizer": ("decoder.layers.0.bias", "reconstruction_loss", ("commitment_loss", "perplexity")),
+    "dynamics": ("head_ends.2.bias", "loss_ends", ("loss_tokens", "loss_rewards")),
+    "actor_critic": ("critic_linear.bias", "loss_actions", ("loss_entropy", "rewards", "ends")),
+}
+
+
+@pytest.mark.parametrize("component", STAGES)
+def test_a_step_that_is_not_finite_stops_at_its_update_and_its_file_gives_it_again(
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, component: str
 ) -> None:
-    run = new_run(pong)
-    number = run.checkpoint_number
-    nan = torch.full((), torch.nan, requires_grad=True)
-    monkeypatch.setattr(run.agent.tokenizer, "loss", lambda *_, **__: Losses(nan * 1, {}))
-    with pytest.raises(TrainingError, match="total_loss became nan by update 2"):
-        STAGES["tokenizer"](run, 2)
+    run = trained(new_run(pong))
+    run.save()
+    number, (parameter, part, others) = run.checkpoint_number, PLANTED[component]
+
+    def plant_after_two(*_: object, **__: object) -> None:
+        if run.progress.done == 2:
+            getattr(run.agent, component).get_parameter(parameter).data.fill_(torch.nan)
+
+    monkeypatch.setattr(run, "save_if_due", plant_after_two)
+    stage = f"train-{component.replace('_', '-')}"
+    path = run.directory / "failures" / f"{stage}-000004.safetensors"  # one update before, two here
+    with pytest.raises(TrainingError, match=rf"{part} of the [a-z-]+ became nan in update 4.*{path.name}.*goes on"):
+        STAGES[component](run, 9)
     assert run.checkpoint_number == number
-    assert not run.agent.tokenizer.training
+    assert not getattr(run.agent, component).training
+
+    failure, again = read_failure(path), reopened(run)
+    again.agent.load_state_dict(failure.weights)
+    getattr(again.agent, component).train()
+    batch = failure.batch["frames"] if component == "tokenizer" else segments_of(failure.batch)
+    torch.manual_seed(99)  # what the file says is all that counts
+    steps = LOSSES[component](again.agent, batch, Progress.restored(failure.state, again.device))
+    parts = next(iter(next(iter(steps)))).losses.parts
+    assert parts[part].isnan()
+    assert [parts[name].item() for name in others] == [failure.metrics[name] for name in others]
+
+    again = reopened(again)  # at the last good checkpoint
+    assert again.updates[component] == 1
+    STAGES[component](again, 3)
+    assert again.updates[component] == 4
+    again.close()
+
+
+def segments_of(batch: dict[str, torch.Tensor]) -> Segments:
+    return Segments(**{field.name: batch.get(field.name) for field in dataclasses.fields(Segments)})
+
+
+def test_a_run_that_diverges_ends_the_command_with_one_line_and_goes_on_again(
+    workplace: Path, command: Callable[..., Any]
+) -> None:
+    train = ("train-dynamics", "data/pong.zarr", "--updates", "6")
+
+    failed = command(*train, "--set", "dynamics.learning_rate=1e30")
+
+    assert failed.exit_code == 1
+    last = failed.stderr.strip().splitlines()[-1]
+    assert re.match(
+        r"Error: loss_tokens of the dynamics became (nan|inf) in update \d+, whose batch was kept. "
+        r"In runs/pong/failures/train-dynamics-00000\d.safetensors. The last checkpoint is untouched", last
+    )  # fmt: skip
+    assert "Traceback" not in failed.output
+    again = command(*train, "--set", "dynamics.learning_rate=1e-4")
+    assert again.exit_code == 0, again.output
+    assert all(weight.isfinite().all() for weight in load_agent("runs/pong", device="cpu").state_dict().values())
+
+
+def test_the_failure_of_a_first_update_is_not_swept_away_with_its_run(
+    workplace: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = torch.full((), torch.nan, requires_grad=True)
+    monkeypatch.setattr(Tokenizer, "loss", lambda *_, **__: Losses(nan * 1, {}))
+
+    command("train-tokenizer", "data/pong.zarr", "--preset", "tiny", "--run", "runs/new", "--updates", "2")
+
+    assert Path("runs/new/failures/train-tokenizer-000001.safetensors").exists()
+
+
+def test_nothing_is_saved_that_was_not_judged(pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "Watch", partial(lagging_watch, training.Watch))
+    monkeypatch.setattr("iris_cli.run.SAVE_SECONDS", 0.0)
+    run = trained(new_run(pong))
+    fused = torch.optim.AdamW(run.agent.dynamics.parameters(), fused=True)  # as on CUDA
+    monkeypatch.setattr(run, "optimizer", lambda component: fused)
+    loss = run.agent.dynamics.loss
+    calls = iter(range(10))
+
+    def infinite_third(segments: Segments) -> Losses:  # with a gradient as good as any
+        losses = loss(segments)
+        return Losses(losses.total + (torch.inf if next(calls) == 2 else 0.0), losses.parts)
+
+    monkeypatch.setattr(run.agent.dynamics, "loss", infinite_third)
+    with pytest.raises(TrainingError, match="total_loss of the dynamics became inf in update 4"):
+        STAGES["dynamics"](run, 6)
+
+    monkeypatch.undo()
+    again = reopened(run)
+    assert (again.updates["dynamics"], again.unfinished["done"]) == (3, 2)  # the last two that were good
+    STAGES["dynamics"](again, 6)
+    assert again.updates["dynamics"] == 7
+    again.close()
+
+
+def lagging_watch(watch: type[Watch], *, lagging: bool, on_growth: Callable[..., None]) -> Watch:
+    """A watch as on CUDA."""
+    assert not lagging
+    return watch(lagging=True, on_growth=on_growth)
+
+
+def test_growth_is_said_and_logged_once(
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, calls = trained(new_run(pong)), iter(range(1000))
+    weight = run.agent.dynamics.head_ends[2].bias
+    monkeypatch.setattr(
+        run.agent.dynamics, "loss", lambda _: Losses(weight.sum() * 0 + (1e7 if next(calls) >= 60 else 1.0), {})
+    )
+
+    STAGES["dynamics"](run, 90)
+
+    assert capsys.readouterr().err.count("train-dynamics: the total loss has grown from 1 to 1e+07") == 1
+    [line] = [line for line in metrics(run) if line.get("event") == "growth"]
+    assert (line["name"], line["update"], line["usual"], line["now"]) == ("total_loss", 71, 1.0, 1e7)
 
 
 # What is missing

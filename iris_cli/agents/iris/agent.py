@@ -9,6 +9,7 @@ from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.agents.iris.world import IrisDream
 from iris_cli.errors import ShapeError
+from iris_cli.learn.novelty import Novelty
 from iris_cli.replay.segments import Segments
 
 
@@ -26,6 +27,9 @@ class Agent(nn.Module):
         self.tokenizer = Tokenizer(config.tokenizer)
         self.dynamics = Dynamics(config.dynamics, codes=config.tokenizer.codes, num_actions=num_actions)
         self.actor_critic = ActorCritic(config.actor_critic, num_actions=num_actions)
+        self.exploration: Novelty | None = None  # made last, so that the other weights are the same with it and without
+        if config.exploration.bonus != "none":
+            self.exploration = Novelty(config.exploration.width, of=config.exploration.bonus)
 
     def configure(self, config: IrisConfig) -> None:
         """Adopt settings of how the components learn; the networks and their weights stay as they are.
@@ -38,6 +42,7 @@ class Agent(nn.Module):
         fresh.load_state_dict(self.state_dict(), strict=False)  # the codebook counts idle codes only if it is to
         self.config = config
         self.tokenizer, self.dynamics, self.actor_critic = fresh.tokenizer, fresh.dynamics, fresh.actor_critic
+        self.exploration = fresh.exploration
 
     def see(self, frames: Tensor) -> Tensor:
         """What the policy looks at: frames (N, 3, 64, 64) uint8 -> reconstructions (N, 3, 64, 64) float32 in [0, 1]."""

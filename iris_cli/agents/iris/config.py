@@ -1,6 +1,7 @@
 """Settings of the IRIS agent. Defaults are the published values (fact sheet: Micheli, Alonso, Fleuret, ICLR 2023).
 
-Three sections, one for each component; `PRESETS` holds whole agents by name, `TOKENIZER_PRESETS` tokenizers alone.
+Three sections, one for each component, and one for a variant; `PRESETS` holds whole agents by name, `TOKENIZER_PRESETS`
+tokenizers alone.
 A field in a section's `MUTABLE` may change while a run goes on; every other one is part of the network.
 """
 
@@ -134,6 +135,7 @@ class ActorCriticConfig:
 
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {"horizon", "burn_in", "gamma", "lam", "entropy_weight", "batch_size", "learning_rate", "clip_norm"}
+        | {"objective", "clip_ratio", "passes", "rollouts_per_start"}
     )
 
     network: str = "pooled"  # pooled: the published one; strided: strides in place of the large maps, for laptops
@@ -147,15 +149,49 @@ class ActorCriticConfig:
     batch_size: int = 64  # imagined rollouts per update
     learning_rate: float = 1e-4  # Adam, constant
     clip_norm: float = 10.0
+    # Variants, not in the paper or released code:
+    objective: str = "reinforce"  # reinforce: published; clipped: of the probability ratio (Schulman et al. 2017, PPO)
+    clip_ratio: float = 0.2  # with objective clipped; PPO's value
+    passes: int = 3  # optimizer steps over the rollouts of one update, with objective clipped; PPO's in Atari
+    rollouts_per_start: int = 1  # imagined from each real start, so that batch_size / this many starts are drawn
 
     def __post_init__(self) -> None:
         _one_of("actor_critic.network", self.network, ("pooled", "strided"))
+        _one_of("actor_critic.objective", self.objective, ("reinforce", "clipped"))
         _positive("actor_critic", self, ("lstm_width", "burn_in", "batch_size", "learning_rate", "clip_norm"))
+        _positive("actor_critic", self, ("clip_ratio", "passes", "rollouts_per_start"))
+        if self.batch_size % self.rollouts_per_start:
+            raise ConfigError(
+                f"batch_size {self.batch_size} is not a multiple of rollouts_per_start {self.rollouts_per_start}",
+                where="actor_critic.rollouts_per_start",
+            )
         if min(self.channels) < 1:
             raise ConfigError(f"channels are {self.channels}, but must be positive", where="actor_critic.channels")
         if self.horizon < 2:
             raise ConfigError(f"horizon is {self.horizon}, but must be at least 2", where="actor_critic.horizon")
         _between("actor_critic", self, ("gamma", "lam"), 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorationConfig:
+    """A bonus for views that are novel, on the rewards of imagined steps. A variant, not in the paper or released code.
+
+    Random network distillation (Burda et al. 2018): learn/novelty.py.
+    """
+
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"weight", "learning_rate", "clip_norm"})
+
+    bonus: str = "none"  # none: published; imagined: novel among imagined views; collected: among collected frames
+    weight: float = 0.5  # of the normalised bonus beside the rewards (signs); Burda et al.: 1 beside 2
+    width: int = 512  # of the random features
+    learning_rate: float = 1e-4  # Adam, constant
+    clip_norm: float = 10.0
+
+    def __post_init__(self) -> None:
+        _one_of("exploration.bonus", self.bonus, ("none", "imagined", "collected"))
+        _positive("exploration", self, ("weight", "width", "learning_rate", "clip_norm"))
+        if self.width % 16:
+            raise ConfigError(f"width is {self.width}, but must be a multiple of 16", where="exploration.width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +202,7 @@ class IrisConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
 
 
 _LIGHT = TokenizerConfig(
@@ -202,5 +239,6 @@ PRESETS = {
         actor_critic=ActorCriticConfig(
             network="strided", channels=(4, 4, 8, 8), lstm_width=32, horizon=5, burn_in=3, batch_size=4, learning_rate=1e-3
         ),
+        exploration=ExplorationConfig(width=32, learning_rate=1e-3),
     ),
 }  # fmt: skip
