@@ -5,14 +5,11 @@
 game and for the policy's draws, so that how many games are played at once matters only through rounding in a batch.
 """
 
-import itertools
-import json
 import math
 import os
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +19,23 @@ from iris_cli import console, interrupts
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, Interrupted
 from iris_cli.learn.acting import Actor
+from iris_cli.learn.diagnosis import Episode
+from iris_cli.learn.hints import hints, parts, plain
 from iris_cli.learn.scores import RANDOM_AND_HUMAN, human_normalised, mean_score
 from iris_cli.report import Report
 from iris_cli.run import Run
-from iris_cli.version import VERSION
+from iris_cli.stages.diagnose import HORIZON, key_figures, measured, training_rewards
+from iris_cli.stages.recorder import Recorder
+from iris_cli.stages.reports import about, write_report
 
 MAX_ENVS = 25  # published: 100 episodes in 4 waves of 25
+KEPT_STEPS = 2000  # of the first episodes, to measure the world model on: 25 MB of frames
+SHOWN = (
+    "moving_error",
+    "changed_tokens_right",
+    f"dream_error_{HORIZON}",
+    f"copy_error_{HORIZON}",
+)  # of the world model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +67,11 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
             one where that report is there already.
     """
     begun = time.monotonic()
-    scores, lengths = _play(run, settings)
+    scores, lengths, recorders = _play(run, settings)
     seconds = time.monotonic() - begun
+    diagnosis = measured(run, _first_steps(recorders), horizon=HORIZON, seed=settings.seed)
+    lives = run.environment.kind == "atari" and run.environment.life_loss_ends  # a lost one ended training episodes
+    found = hints(diagnosis, training_rewards=training_rewards(run), judge_ends=not lives)
     result = mean_score(scores)
     cut = 0 if settings.max_steps is None else sum(length >= settings.max_steps for length in lengths)
     game = run.environment.name
@@ -76,21 +87,15 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "confidence_interval": [result.low, result.high],
         "human_normalised": normalised,
         "protocol": _protocol(run, settings),
-        "agent": run.agent_name,
-        "environment": game,
-        "updates": run.updates,
-        "tokenizer_loss": run.tokenizer_loss,
-        "checkpoint": f"{run.checkpoint_number:06d}",
-        "fingerprint": run.fingerprint(),
-        "device": str(run.device),
-        "seconds": round(seconds, 1),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"iris-wm": VERSION, "torch": str(torch.__version__)},
+        "world_model": {
+            **diagnosis.to_mapping(),
+            "held_out": "the first steps of these games",
+            "ends_as_in_training": not lives,
+            "hints": plain(found),
+        },
+        **about(run, seconds=seconds),
     }
-    path = _report_path(run, name)
-    draft = path.with_suffix(".partial")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    path = write_report(run, "evaluate", name, content)
     figures: dict[str, float | int | str] = {
         "mean_score": result.mean,
         "confidence_interval": f"{console.number(result.low)} to {console.number(result.high)} (95 %, bootstrap)",
@@ -98,21 +103,13 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "episodes": len(scores),
         "best_and_worst": f"{console.number(max(scores))} and {console.number(min(scores))}",
         "mean_length": float(np.mean(lengths)),
+        **{name: value for name, value in key_figures(diagnosis).items() if name in SHOWN},
+        "weak_parts": f"{parts(found)} (more: iris diagnose)",
     }
     notes = [f"never trained: {', '.join(untrained)}"] if untrained else []
     if cut:
         notes.append(f"{cut} of {len(scores)} games were cut at {settings.max_steps} steps, so this is not a score")
     return Report(stage="evaluate", figures=figures, files={"report": path}, notes=tuple(notes))
-
-
-def _report_path(run: Run, name: str | None) -> Path:
-    reports = run.directory / "reports"
-    reports.mkdir(exist_ok=True)
-    if name is not None:
-        return reports / f"evaluate-{name}.json"
-    number = f"{run.checkpoint_number:06d}"
-    names = itertools.chain([number], (f"{number}-{again}" for again in itertools.count(2)))
-    return next(path for path in (reports / f"evaluate-{name}.json" for name in names) if not path.exists())
 
 
 def _protocol(run: Run, settings: Evaluate) -> dict[str, Any]:
@@ -136,13 +133,25 @@ def _num_envs(settings: Evaluate) -> int:
     return min(settings.episodes, MAX_ENVS, max(4, 2 * (os.cpu_count() or 1)))
 
 
-def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int]]:
-    """Scores and lengths of every episode, in the order of their numbers."""
+def _first_steps(recorders: list[Recorder]) -> list[Episode]:
+    """What was kept of the games in the order of their numbers, `KEPT_STEPS` at most."""
+    episodes, left = [], KEPT_STEPS
+    for recorder in recorders:
+        if left:
+            episodes.append(recorder.episode(left))
+            left -= len(episodes[-1])
+    return episodes
+
+
+def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], list[Recorder]]:
+    """Scores, lengths and first steps of every episode, in the order of their numbers."""
     num_envs, episodes = _num_envs(settings), settings.episodes
     scores, lengths = [0.0] * episodes, [0] * episodes
     seeds = [
         [int(s) >> 1 for s in np.random.SeedSequence([settings.seed, e]).generate_state(2)] for e in range(episodes)
     ]
+    # Of N episodes of one length, these are the first KEPT_STEPS steps and little more, however many run at once.
+    recorders = [Recorder(KEPT_STEPS // (episode + 1)) for episode in range(min(episodes, KEPT_STEPS))]
     playing = np.arange(num_envs)  # the episode that each environment plays
     generators = [torch.Generator().manual_seed(seeds[episode][1]) for episode in playing]
     actor = Actor(
@@ -158,10 +167,14 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int]]:
         while active.any():
             if interrupts.requested():
                 raise Interrupted(f"evaluate stopped after {finished} of {episodes} episodes; no report was written.")
-            steps = envs.step(actor.act(frames, active), active)
-            frames, over = steps.frames, np.zeros(num_envs, bool)
+            actions = actor.act(frames, active)
+            steps = envs.step(actions, active)
+            before, frames, over = frames, steps.frames, np.zeros(num_envs, bool)
             for env in np.flatnonzero(active):
                 episode = playing[env]
+                if episode < len(recorders):
+                    ended = bool(steps.terminations[env] or steps.truncations[env])
+                    recorders[episode].add(before[env], int(actions[env]), float(steps.rewards[env]), ended)
                 scores[episode] += float(steps.rewards[env])
                 lengths[episode] += 1
                 over[env] = steps.terminations[env] or steps.truncations[env] or lengths[episode] >= limit
@@ -181,4 +194,4 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int]]:
                 started += 1
             actor.forget(over)
             frames = envs.reset(resets)
-    return scores, lengths
+    return scores, lengths, recorders
