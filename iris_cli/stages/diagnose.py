@@ -90,7 +90,11 @@ def diagnose(run: Run, settings: Diagnose, *, name: str | None = None) -> Report
     return Report(
         stage="diagnose",
         figures={**figures, "weak_parts": parts(found)},
-        sections=tables(diagnosis, found, title=f"{run.directory}, on {len(episodes)} episodes ({source})"),
+        sections=tables(
+            diagnosis,
+            found,
+            title=f"{run.directory}, on {diagnosis.steps:,} steps of {diagnosis.episodes} episodes ({source})",
+        ),
         files={"report": path},
         notes=_notes(run, settings),
     )

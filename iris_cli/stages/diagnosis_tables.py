@@ -73,7 +73,7 @@ def _dynamics(figures: TokenFigures) -> Section:
             _percent(figures.changed_accuracy),
             f"0 % copying; {figures.changed:,} of {figures.tokens:,} changed",
         ),
-        ("their cross-entropy, nats", figures.changed_cross_entropy, None),
+        ("their cross-entropy, nats", figures.changed_cross_entropy, ""),
     )
     return Section("Dynamics, given the true past", ("", "here", "beside it"), rows)
 
@@ -117,7 +117,7 @@ def _dream(figures: DreamFigures) -> Section:
         "reconstruction (the floor)": figures.reconstruction,
     }  # fmt: skip
     rows: list[Row] = [(name, *(curve.error[step - 1] for step in shown)) for name, curve in curves.items()]
-    rows.append(("where it differs from the start:", *(None for _ in shown)))
+    rows.append(("where it differs from the start:", *("" for _ in shown)))
     rows += [(name, *(curve.moving[step - 1] for step in shown)) for name, curve in curves.items()]
     title = (
         f"Dreams: pixel error after n steps, {figures.starts} starts, {figures.context} frames read; "

@@ -70,7 +70,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
     scores, lengths, recorders = _play(run, settings)
     seconds = time.monotonic() - begun
     diagnosis = measured(run, _first_steps(recorders), horizon=HORIZON, seed=settings.seed)
-    lives = run.environment.kind == "atari" and run.environment.life_loss_ends  # a lost one ended training episodes
+    lives = run.environment.life_loss_ends  # in training, not here
     found = hints(diagnosis, training_rewards=training_rewards(run), judge_ends=not lives)
     result = mean_score(scores)
     cut = 0 if settings.max_steps is None else sum(length >= settings.max_steps for length in lengths)
