@@ -104,10 +104,16 @@ def behind_copying(dream: DreamFigures, which: Curve) -> int | None:
 
 
 def _untrained(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
-    reasons = [reason for reason in diagnosis.skipped.values() if reason.endswith("was never trained")]
-    for reason in dict.fromkeys(reasons):
-        part = reason.removeprefix("the ").removesuffix(" was never trained")
-        yield part, f"{reason[0].upper()}{reason[1:]}, so what depends on it was not measured. Run: iris train-{part}"
+    told = set()
+    for part, reason in diagnosis.skipped.items():  # parts that hang on one component come one after the other
+        if reason.endswith(" was never trained") and reason not in told:
+            told.add(reason)
+            component = reason.removeprefix("the ").removesuffix(" was never trained")
+            yield (
+                part,
+                f"The {component} was never trained, so nothing that hangs on it was measured. "
+                f"Run: iris train-{component}",
+            )
 
 
 def _tokenizer(figures: TokenizerFigures) -> Iterator[str]:

@@ -152,7 +152,7 @@ def test_an_untrained_part_is_named_once_with_its_command() -> None:
 
     [hint] = hints(replace(SOUND, policy=None, skipped=skipped), training_rewards=TRAINING)
 
-    assert (hint.part, hint.text.rpartition(": ")[2]) == ("actor-critic", "iris train-actor-critic")
+    assert (hint.part, hint.text.rpartition(": ")[2]) == ("policy", "iris train-actor-critic")
 
 
 def test_dreams_are_not_blamed_for_what_the_tokenizer_cannot_show() -> None:

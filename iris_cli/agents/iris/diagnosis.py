@@ -70,13 +70,11 @@ def diagnose(
     steps = sum(map(len, episodes))
     if "tokenizer" not in trained:
         parts = ("tokenizer", "dynamics", "rewards", "ends", "dream", "policy")
-        skipped = dict.fromkeys(parts, "the tokenizer was never trained")
-        return Diagnosis(episodes=len(episodes), steps=steps, skipped=skipped)
-    skipped = {}
+        untrained = dict.fromkeys(parts, "the tokenizer was never trained")
+        return Diagnosis(episodes=len(episodes), steps=steps, skipped=untrained)
+    skipped: dict[str, str] = {}
     looker = _Looker(actor_critic) if "actor_critic" in trained else None
     of_tokenizer, tokens = _tokenizer_figures(tokenizer, episodes, looker, watch)
-    if looker is None:
-        skipped["policy"] = "the actor-critic was never trained"
     policy = None if looker is None else looker.figures(episodes)
     of_tokens, rewards, ends, dream = None, None, None, None
     if "dynamics" in trained:
@@ -92,6 +90,8 @@ def diagnose(
             skipped["dream"] = f"no episode has the {context + horizon} steps in a row that a dream is compared with"
     else:
         skipped |= dict.fromkeys(("dynamics", "rewards", "ends", "dream"), "the dynamics was never trained")
+    if looker is None:
+        skipped["policy"] = "the actor-critic was never trained"
     return Diagnosis(
         episodes=len(episodes), steps=steps, tokenizer=of_tokenizer, dynamics=of_tokens, rewards=rewards, ends=ends,
         dream=dream, policy=policy, skipped=skipped,
