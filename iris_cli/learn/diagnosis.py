@@ -69,8 +69,8 @@ class TokenizerFigures:
         reconstruction: of the tokenizer.
         mean_image: of the mean of these very frames, shown for each: what is left if all that moves is ignored.
         moving_share: of all pixels, in [0, 1].
-        kept: of the pixels that move and differ from the mean image by more than `MOVED`, the share that the
-            reconstruction is at least twice as near to as the mean image is.
+        kept: of the contrast of what moves, over pixels that move and differ from the mean image by more than `MOVED`:
+            1 - (error of the reconstruction) / (error of the mean image). 1 is perfect, 0 as good as ignoring it.
         small_kept: the same for small things (see `small_things`), such as a ball.
         small_pixels: how many pixels that share is of.
         still_changed: of the patches (one per token) in which no pixel moves, the share whose token changes all the

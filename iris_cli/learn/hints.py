@@ -18,7 +18,7 @@ from iris_cli.learn.diagnosis import (
 
 COLLAPSED_PERPLEXITY = 2.0  # of the codebook; one object on an empty board needs more
 COLLAPSED_CODES = 4
-LOST = 0.5  # share of moving things' pixels kept, below which they are lost
+LOST = 0.5  # share of moving things' contrast that is kept, below which they are lost
 AS_MEAN_IMAGE = 0.8  # error on moving pixels, as a share of the mean image's, from which on it is "about as large"
 FEW_PIXELS = 50  # of small things, below which nothing is said of them
 COPYING = 0.1  # share of changed tokens that are hit, below which the dynamics copies
@@ -133,8 +133,8 @@ def _tokenizer(figures: TokenizerFigures) -> Iterator[str]:
         )
     elif figures.small_kept is not None and figures.small_pixels >= FEW_PIXELS and figures.small_kept < LOST:
         yield (
-            f"Small things that move, such as a ball, are lost in the reconstructions ({figures.small_kept:.0%} of "
-            "their pixels are kept). Train the tokenizer longer; without perceptual weights, raise "
+            "Small things that move, such as a ball, are lost in the reconstructions: "
+            f"{max(figures.small_kept, 0):.0%} of their contrast is kept. Train the tokenizer longer; without perceptual weights, raise "
             "tokenizer.max_pixel_weight."
         )
     if figures.still_changed is not None and figures.still_changed > FLICKER:

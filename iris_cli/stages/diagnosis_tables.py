@@ -50,7 +50,7 @@ def _tokenizer(figures: TokenizerFigures) -> Section:
             if mean.moving_absolute is None
             else f"{mean.moving_absolute:.4g}; {figures.moving_share:.2%} of pixels",
         ),
-        ("moving things kept", _percent(figures.kept), "of their pixels"),
+        ("moving things kept", _percent(figures.kept), "of their contrast"),
         ("small ones kept, such as a ball", _percent(figures.small_kept), f"of {figures.small_pixels:,} pixels"),
         ("tokens that change where nothing moves", _percent(figures.still_changed), "less is better"),
         ("codes used", figures.codes_used, f"of {figures.codes:,}"),

@@ -109,8 +109,9 @@ def _tokenizer_figures(
     mean = torch.from_numpy(total / sum(map(len, episodes)) / 255).to(device, torch.float32).permute(2, 0, 1)[None]
     mean_frame = (mean * 255).round().to(torch.uint8)
     by_tokenizer, by_mean = ImageErrors(), ImageErrors()
-    kept = np.zeros(2)  # pixels of things that move which are kept: all, small ones
-    things = np.zeros(2)  # how many there are
+    lost = np.zeros(2)  # summed errors on things that move: all, small ones
+    contrast = np.zeros(2)  # summed distances of these pixels from the mean image
+    small_pixels = 0
     patches = np.zeros(2)  # in which nothing moves, and those of them whose token changes
     moving_pixels = pixels = 0
     tokens = []
@@ -127,10 +128,12 @@ def _tokenizer_figures(
             by_tokenizer.add(images, real, moving)
             by_mean.add(mean.expand_as(real), real, moving)
             foreground = differing(frames, mean_frame)
-            near = 2 * (images - real).abs().sum(1) <= (mean - real).abs().sum(1)  # (n, 64, 64)
-            for index, where in enumerate((moving & foreground, moving & small_things(foreground))):
-                things[index] += int(where.sum())
-                kept[index] += int((where & near).sum())
+            apart, contrasts = ((x - real).abs().sum(1).double() for x in (images, mean))  # (n, 64, 64)
+            small = moving & small_things(foreground)
+            for index, where in enumerate((moving & foreground, small)):
+                lost[index] += float((apart * where).sum())
+                contrast[index] += float((contrasts * where).sum())
+            small_pixels += int(small.sum())
             moving_pixels, pixels = moving_pixels + int(moving.sum()), pixels + moving.numel()
             patches += _still_patches(moving, parts[-1], earlier_tokens)
             if looker is not None:
@@ -139,10 +142,10 @@ def _tokenizer_figures(
         tokens.append(torch.cat(parts))
     counts = torch.bincount(torch.cat(tokens).flatten(), minlength=codes)
     entropy = entropy_of_counts(counts)
-    shares = [float(k / n) if n else None for k, n in zip(kept, things, strict=True)]
+    kept = [float(1 - error / whole) if whole else None for error, whole in zip(lost, contrast, strict=True)]
     figures = TokenizerFigures(
         reconstruction=by_tokenizer.figures(), mean_image=by_mean.figures(), moving_share=moving_pixels / pixels,
-        kept=shares[0], small_kept=shares[1], small_pixels=int(things[1]),
+        kept=kept[0], small_kept=kept[1], small_pixels=small_pixels,
         still_changed=float(patches[1] / patches[0]) if patches[0] else None, codes=codes,
         codes_used=int((counts > 0).sum()), perplexity=float(np.exp(entropy)), entropy=entropy,
     )  # fmt: skip

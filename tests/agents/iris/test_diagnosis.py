@@ -145,6 +145,33 @@ def test_reconstructions_are_compared_pixel_by_pixel(agent: Agent, monkeypatch: 
     assert found.mean_image.absolute == pytest.approx(float(blind.mean()), rel=1e-5)
     assert found.mean_image.moving_squared == pytest.approx(float(blind[where].square().mean()), rel=1e-5)
     assert found.moving_share == pytest.approx(float(moving.float().mean()))
+    mean = real.mean(0, keepdim=True)
+    things = moving & differing(torch.cat(frames), (mean * 255).round().to(torch.uint8).expand(14, -1, -1, -1))
+    shown = things[:, None].expand_as(apart)
+    assert found.kept == pytest.approx(1 - float(apart[shown].sum() / blind[shown].sum()), rel=1e-5)
+    assert (found.small_kept, found.small_pixels) == (None, 0)  # the square has 64 pixels
+
+
+def test_a_lost_ball_is_noticed_beside_a_paddle_that_is_kept(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = episode(20, moves=False)
+    paddle = np.full_like(one.frames, 60)
+    for step in range(len(one)):
+        row = 8 * (step % 7)
+        paddle[step, row : row + 8, 20:28] = (250, 120, 10)
+    ball = paddle.copy()
+    for step in range(len(one)):
+        row = 2 + (9 * step) % 60
+        ball[step, row : row + 2, 60:62] = 255
+    real = torch.from_numpy(paddle).permute(0, 3, 1, 2).float() / 255  # all but the ball
+    monkeypatch.setattr(agent.tokenizer, "decode", lambda tokens: real[: len(tokens)])
+
+    found = measure(agent, [replace(one, frames=ball)], trained=["tokenizer"])
+
+    assert found.tokenizer is not None
+    assert found.tokenizer.small_pixels == 19 * 4  # the first frame of an episode has none that move
+    assert found.tokenizer.kept > 0.9
+    assert found.tokenizer.small_kept < 0.1
+    assert any("such as a ball, are lost" in hint.text for hint in hints(found))
 
 
 def test_nothing_moves_or_changes_from_one_episode_to_the_next(agent: Agent) -> None:
