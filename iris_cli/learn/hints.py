@@ -20,6 +20,7 @@ COLLAPSED_PERPLEXITY = 2.0  # of the codebook; one object on an empty board need
 COLLAPSED_CODES = 4
 LOST = 0.5  # share of moving things' contrast that is kept, below which they are lost
 AS_MEAN_IMAGE = 0.8  # error on moving pixels, as a share of the mean image's, from which on it is "about as large"
+SMALL_LOST = 0.3  # the same of small things, whose edges, blurred, weigh more
 FEW_PIXELS = 50  # of small things, below which nothing is said of them
 COPYING = 0.1  # share of changed tokens that are hit, below which the dynamics copies
 RARE_COUNT = 3  # steps of a class, below which its recall says nothing
@@ -131,10 +132,10 @@ def _tokenizer(figures: TokenizerFigures) -> Iterator[str]:
             f"What moves is lost in the reconstructions: the error there is {ours:.3g}, and {blind:.3g} if it is "
             "ignored altogether. Nothing downstream can see it. Train the tokenizer longer, or on more data."
         )
-    elif figures.small_kept is not None and figures.small_pixels >= FEW_PIXELS and figures.small_kept < LOST:
+    elif figures.small_kept is not None and figures.small_pixels >= FEW_PIXELS and figures.small_kept < SMALL_LOST:
         yield (
-            "Small things that move, such as a ball, are lost in the reconstructions: "
-            f"{max(figures.small_kept, 0):.0%} of their contrast is kept. Train the tokenizer longer; without perceptual weights, raise "
+            f"Small things that move, such as a ball, are lost: {max(figures.small_kept, 0):.0%} of their contrast is "
+            "kept in reconstructions. Train the tokenizer longer; without perceptual weights, raise "
             "tokenizer.max_pixel_weight."
         )
     if figures.still_changed is not None and figures.still_changed > FLICKER:

@@ -12,7 +12,7 @@ import torch
 from iris_cli import interrupts
 from iris_cli.envs.spec import training_spec
 from iris_cli.errors import ConfigError, DatasetError, Interrupted
-from iris_cli.learn.diagnosis import Diagnosis
+from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import COMPONENTS, Run
@@ -109,6 +109,30 @@ def test_games_are_not_those_of_the_collection_with_the_same_seed(run: Run, monk
     assert len({frame.tobytes() for frame in first_frames}) > 8
     places = [[int(np.flatnonzero(f[:, 20, 0] == 255)[0]) for f in frames] for frames in (first_frames, collected)]
     assert places[0][: len(places[1])] != places[1]
+
+
+@pytest.mark.parametrize("stage", ["diagnose", "evaluate", "evaluate at once"])
+def test_each_frame_is_measured_with_the_action_it_was_answered_by(
+    run: Run, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    played: list[Episode] = []
+
+    def note(episodes: list[Episode], **options: Any) -> Diagnosis:
+        played.extend(episodes)
+        return Diagnosis(episodes=len(episodes), steps=0)
+
+    monkeypatch.setattr(run.agent, "diagnose", note)
+    if stage == "diagnose":
+        diagnose(run, quick(steps=100))
+    else:
+        evaluate(run, Evaluate(episodes=4, num_envs=1 + 2 * (stage == "evaluate at once"), epsilon=0.9))
+
+    assert len(played) > 3
+    for episode in played:
+        places = episode.frames[:, :, 20, 0].argmax(1)  # where the toy's square begins
+        moves = (np.diff(places) - episode.actions[:-1]) % 56  # it goes as far as the action says, or one further
+        assert set(moves.tolist()) <= {0, 1}
+        assert episode.rewards.tolist() == (episode.actions % 2).tolist()
 
 
 @pytest.mark.parametrize(("settings", "episodes"), [({"steps": 12}, None), ({"steps": 200, "episodes": 2}, 2)])

@@ -169,7 +169,7 @@ def test_a_lost_ball_is_noticed_beside_a_paddle_that_is_kept(agent: Agent, monke
 
     assert found.tokenizer is not None
     assert found.tokenizer.small_pixels == 19 * 4  # the first frame of an episode has none that move
-    assert found.tokenizer.kept > 0.9
+    assert found.tokenizer.kept > 0.8
     assert found.tokenizer.small_kept < 0.1
     assert any("such as a ball, are lost" in hint.text for hint in hints(found))
 
