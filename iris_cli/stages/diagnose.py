@@ -152,11 +152,12 @@ def key_figures(diagnosis: Diagnosis) -> dict[str, float | int | str]:
 
 
 def training_rewards(run: Run) -> dict[str, int] | None:
-    """Steps of the run's dataset by the sign of their reward; None where the dataset is not at hand."""
-    if not run.dataset_path.exists():
+    """Steps of the run's dataset by the sign of their reward; None where the dataset is missing or unreadable."""
+    try:
+        with run.dataset() as dataset:
+            signs = np.sign(dataset.read("rewards"))
+    except DatasetError:  # an imported run has none, and an evaluation must not fail for want of a hint
         return None
-    with run.dataset() as dataset:
-        signs = np.sign(dataset.read("rewards"))
     return {name: int((signs == sign).sum()) for name, sign in (("-1", -1), ("0", 0), ("+1", 1))}
 
 

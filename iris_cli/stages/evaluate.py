@@ -3,6 +3,8 @@
 100 episodes of the real game with one no-op, no life ends, 108,000 game frames at most, policy sampled at temperature
 0.5, raw rewards summed (fact sheet of IRIS, sections 1, 8, 9). Episodes are numbered; each has its own seed for the
 game and for the policy's draws, so that how many games are played at once matters only through rounding in a batch.
+
+On the first steps played the world model is measured as `iris diagnose` does it; scores do not depend on that.
 """
 
 import math

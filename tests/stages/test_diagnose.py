@@ -292,3 +292,13 @@ def test_an_untrained_run_is_evaluated_all_the_same(toys: Path, new_run: NewRun)
     world = content(evaluate(new_run(toys, game="toy_game:Toy"), Evaluate(episodes=1)))["world_model"]
 
     assert world["skipped"].keys() == set(PARTS)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_evaluation_does_not_need_the_dataset(run: Run, tmp_path: Path, there: bool) -> None:
+    run.dataset_path = tmp_path / "elsewhere.zarr"
+    if there:
+        run.dataset_path.mkdir()  # and nothing in it
+
+    assert content(evaluate(run, Evaluate(episodes=1)))["world_model"]["hints"]
+    assert content(diagnose(run, quick(steps=8)))["training_rewards"] is None
