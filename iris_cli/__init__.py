@@ -20,11 +20,12 @@ from typing import Any
 
 from iris_cli.version import VERSION as __version__
 
-__all__ = ["Dataset", "Run", "__version__", "evaluate", "imagine", "load_agent"]
+__all__ = ["Dataset", "Run", "__version__", "diagnose", "evaluate", "imagine", "load_agent"]
 
 _HOMES = {
     "Dataset": "iris_cli.replay.dataset",
     "Run": "iris_cli.run",
+    "diagnose": "iris_cli.stages.diagnose",
     "evaluate": "iris_cli.stages.evaluate",
     "imagine": "iris_cli.stages.imagine",
 }

@@ -236,6 +236,36 @@ def evaluate(run: Path | None, device: str, **settings: Any) -> None:
 
 
 @cli.command()
+@click.option("--steps", type=POSITIVE, default=2000, show_default=True, help="Steps to play at most.")
+@click.option("--episodes", type=POSITIVE, help="Episodes to play at most.  [default: as many as the steps hold]")
+@click.option("--horizon", type=POSITIVE, default=20, show_default=True, help="Steps of each dream.")
+@click.option("--dataset", type=PATH, help="Measure on its first steps instead of on fresh games.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of games, actions and dreams.")
+@click.option("--json", "as_json", is_flag=True, help="The whole report, for other programs.")
+@run_option
+@device_option
+def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> None:
+    """Measure each part of the world model on games it never saw, and say which one fails.
+
+    \b
+    Example: iris diagnose
+             iris diagnose --run runs/pong --steps 5000
+             iris diagnose --dataset data/other.zarr --json
+    """
+    from iris_cli import console
+    from iris_cli.open_run import open_existing
+    from iris_cli.stages.diagnose import Diagnose
+    from iris_cli.stages.diagnose import diagnose as stage
+
+    with console.standard_output_for_programs(as_json):
+        report = stage(open_existing(run, device=device), Diagnose(**settings))
+    if as_json:
+        console.document(report.files["report"])
+    else:
+        console.show(report)
+
+
+@cli.command()
 @click.option("--render", type=PATH, default=Path("imagined.mp4"), show_default=True, help=".mp4, .gif or .png strip.")
 @click.option("--steps", type=POSITIVE, default=100, show_default=True, help="Imagined steps.")
 @click.option("--num", type=POSITIVE, default=3, show_default=True, help="Dreams, one row each.")

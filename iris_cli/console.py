@@ -39,8 +39,11 @@ def error(text: str) -> None:
 
 
 def show(report: Report) -> None:
-    """A stage's figures, files and notes."""
-    if report.figures:
+    """A stage's tables or figures, files and notes."""
+    for section in report.sections:
+        grid(section.title, list(section.columns), [list(row) for row in section.rows])
+        _out.print()
+    if report.figures and not report.sections:
         table = Table(title=report.stage, title_justify="left", show_header=False, box=None, pad_edge=False)
         table.add_column(style="cyan")
         table.add_column(overflow="fold")
@@ -77,14 +80,32 @@ def facts(title: str, values: Mapping[str, object], *, as_json: bool) -> None:
         table(title, values)
 
 
+def document(path: Path) -> None:
+    """A file of text as it is, for other programs."""
+    sys.stdout.write(path.read_text(encoding="utf-8"))
+
+
 def grid(title: str, columns: list[str], rows: list[list[object]]) -> None:
-    """A table with a header."""
+    """A table with a header; without columns only its title."""
+    if not columns:
+        _out.print(escape(title))
+        return
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         drawn.add_column(column, style="cyan" if index == 0 else None)
     for row in rows:
         drawn.add_row(*(escape(number(_plain(value))) for value in row))
     _out.print(drawn)
+
+
+@contextmanager
+def standard_output_for_programs(wanted: bool) -> Iterator[None]:
+    """Within it, if wanted, people read on stderr, and standard output is left to JSON."""
+    _out.stderr = wanted
+    try:
+        yield
+    finally:
+        _out.stderr = False
 
 
 def number(value: float | int | str) -> str:

@@ -18,6 +18,7 @@ from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
 from iris_cli.stages.collect import collect
+from iris_cli.stages.diagnose import diagnose
 from iris_cli.stages.evaluate import evaluate
 from iris_cli.stages.imagine import imagine
 from iris_cli.stages.tokenize import tokenize
@@ -130,6 +131,8 @@ def _perform(run: Run, planned: Planned) -> Report:
             return train_actor_critic(run, settings)
         case "evaluate":
             return evaluate(run, settings, name=name)
+        case "diagnose":
+            return diagnose(run, settings, name=name)
         case "imagine":
             return imagine(run, settings, path=_media(run.directory, planned))
     raise AssertionError(planned.stage)

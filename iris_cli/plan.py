@@ -10,6 +10,7 @@ from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest,
 from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.errors import ConfigError
 from iris_cli.stages.collect import Collect
+from iris_cli.stages.diagnose import Diagnose
 from iris_cli.stages.evaluate import Evaluate
 from iris_cli.stages.imagine import Imagine
 from iris_cli.stages.tokenize import Tokenize
@@ -24,6 +25,7 @@ SETTINGS: dict[str, type] = {
     "train-dynamics": TrainDynamics,
     "train-actor-critic": TrainActorCritic,
     "evaluate": Evaluate,
+    "diagnose": Diagnose,
     "imagine": Imagine,
 }
 _COMPONENT_OF = {

@@ -4,6 +4,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
+@dataclass(frozen=True)
+class Section:
+    """A table with a title and a header, for people; cells are numbers, words or None."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[float | int | str | None, ...], ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The outcome of one stage.
@@ -11,11 +20,13 @@ class Report:
     Attributes:
         stage: its name, as typed.
         figures: name -> number or word, in the order to show them.
+        sections: tables that a command shows instead of the figures; a pipeline's line and log have the figures.
         files: what it wrote, by what it is.
         notes: plain sentences a reader should not miss, such as an untrained component.
     """
 
     stage: str
     figures: dict[str, float | int | str] = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
     files: dict[str, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -314,8 +314,13 @@ class Run:
             write_atomically(self.directory / "run.yaml", dump_yaml(self.card))
         return sentences
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether it is open for training."""
+        return self._unlock is not None
+
     def _check_writable(self) -> None:
-        if self._unlock is None:
+        if not self.is_writable:
             raise RunError("the run is not open for training", where=self.directory)
 
     def is_trained(self, component: str) -> bool:

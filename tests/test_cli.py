@@ -96,6 +96,27 @@ def test_info_is_a_table_for_people(command: Command, workplace: Path) -> None:
     assert "tiny" in result.stdout
 
 
+def test_a_diagnosis_is_tables_and_hints_for_people(command: Command, workplace: Path) -> None:
+    result = command("diagnose", "--run", "runs/pong", "--dataset", "data/pong.zarr", "--horizon", "5")
+
+    assert result.exit_code == 0, result.output
+    words = ("20 steps of 2 episodes", "Tokenizer", "Dynamics", "Rewards and ends", "Dreams", "Policy", "Hints")
+    places = [result.stdout.index(word) for word in words]
+    assert places == sorted(places)
+    assert "runs/pong/reports/diagnose-000002.json" in result.stdout
+    assert "not held out" in result.stderr
+
+
+def test_a_diagnosis_is_json_alone_for_other_programs(command: Command, workplace: Path) -> None:
+    os.utime("runs/pong/checkpoints/latest", (2e9, 2e9))
+
+    result = command("diagnose", "--dataset", "data/pong.zarr", "--horizon", "5", "--json")
+
+    assert json.loads(result.stdout) == json.loads(Path("runs/pong/reports/diagnose-000002.json").read_text())
+    assert "Run: runs/pong (the newest" in result.stderr
+    assert command("info", "runs/pong").stdout.startswith("runs/pong")  # people read on stdout again
+
+
 def test_the_newest_run_is_chosen_and_named(command: Command, workplace: Path) -> None:
     os.utime("runs/pong/checkpoints/latest", (2e9, 2e9))
 

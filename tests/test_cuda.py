@@ -36,6 +36,7 @@ round:
 then:
   - tokenize
   - evaluate: {episodes: 2, max_steps: 20}
+  - diagnose: {steps: 40, horizon: 3}
   - imagine: {render: a.png, steps: 8, num: 1, warm_up: 3}
 """
 

@@ -43,10 +43,12 @@ round:
   - train-actor-critic: {updates: 15}
   - evaluate: {episodes: 3, max_steps: 40}
 then:
+  - diagnose: {steps: 60, horizon: 5}
   - imagine: {render: dream.png, steps: 8, num: 3, warm_up: 5}
 """
 ROUND = ("collect", "train-tokenizer", "tokenize", "train-dynamics", "train-actor-critic", "evaluate")
-STAGES = ("collect", *ROUND, *ROUND, "imagine")
+THEN = ("diagnose", "imagine")
+STAGES = ("collect", *ROUND, *ROUND, *THEN)
 MARK = uuid.uuid4().hex  # in the environment of every process that is started here
 TRIES = 6
 
@@ -78,7 +80,7 @@ def finish(root: Path, *arguments: str, save_seconds: float = 0.1) -> str:
 
 
 def ended_stages(line: str) -> int:
-    return len(re.findall(rf"^(?:first|then|round \d+/\d+) +(?:{'|'.join(ROUND)}|imagine) ", line, re.MULTILINE))
+    return len(re.findall(rf"^(?:first|then|round \d+/\d+) +(?:{'|'.join((*ROUND, *THEN))}) ", line, re.MULTILINE))
 
 
 def stop_pipeline(
@@ -156,7 +158,8 @@ def outcome(root: Path) -> dict[str, Any]:
         "episode ids": dataset.episode_ids.tolist(),
         "collector": dataset.attributes["collector"],
         "tokens": {name: plain(torch.from_numpy(dataset.read_tokens(name))) for name in tokens},
-        "scores": {name: (report["scores"], report["lengths"]) for name, report in reports.items()},
+        "scores": {name: (report.get("scores"), report.get("lengths")) for name, report in reports.items()},
+        "world models": {name: report["world_model"] for name, report in reports.items()},
         "fingerprints": {name: report["fingerprint"] for name, report in reports.items()},
         "picture": {path.name: path.read_bytes() for path in (run / "media").iterdir()},
         "metrics": [(line["stage"], line["round"], line.get("update")) for line in lines],
@@ -220,7 +223,12 @@ def root(tmp_path: Path) -> Path:
 
 def occurrences() -> list[int]:
     """One place in the plan for each stage, in order; rounds are random."""
-    return [0, *(1 + number + len(ROUND) * random.randrange(2) for number in range(len(ROUND))), len(STAGES) - 1]
+    return [
+        0,
+        *(1 + number + len(ROUND) * random.randrange(2) for number in range(len(ROUND))),
+        len(STAGES) - 2,
+        len(STAGES) - 1,
+    ]
 
 
 def test_a_pipeline_killed_in_every_stage_ends_like_one_that_was_not(

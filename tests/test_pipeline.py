@@ -204,3 +204,35 @@ def test_a_run_that_is_in_use_is_refused(done: Path) -> None:
     with pytest.raises(RunError, match="is writing to the run"):
         execute(make_plan(done, assignments=("train-tokenizer.updates=1", "collect.steps=3")), device="cpu")
     run.close()
+
+
+# Diagnosing
+
+
+def test_a_diagnosis_in_a_pipeline_is_reported_and_logged_by_round(write: Write) -> None:
+    text = TINY.replace("evaluate: {episodes: 1, max_steps: 3, every: 2}", "diagnose: {steps: 9, horizon: 2, every: 2}")
+    execute(
+        make_plan(write(text + "then: [{diagnose: {steps: 12, horizon: 2, dataset: data/p.zarr}}]\n")), device="cpu"
+    )
+
+    reports = {path.name: json.loads(path.read_text()) for path in Path("runs/p/reports").iterdir()}
+    assert {name: report["world_model"]["steps"] for name, report in reports.items()} == {
+        "diagnose-round-0002.json": 9, "diagnose-then.json": 12
+    }  # fmt: skip
+    lines = [json.loads(line) for line in Path("runs/p/metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if line["stage"] == "diagnose"]
+    assert [line["round"] for line in logged] == [2, 2, None, None]  # its figures, and that the stage is done
+    assert (
+        logged[0]["moving_error"]
+        == reports["diagnose-round-0002.json"]["world_model"]["tokenizer"]["reconstruction"]["moving_absolute"]
+    )
+    assert logged[1]["figures"]["weak_parts"] == "dynamics, policy, tokenizer"
+
+
+def test_a_diagnosis_is_planned_with_its_settings(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline.show_plan(make_plan(write(TINY + "then: [{diagnose: {steps: 500}}]\n")))
+
+    assert "diagnose" in (shown := capsys.readouterr().out)
+    assert "steps 500" in shown
+    with pytest.raises(ConfigError, match="horizon is 0"):
+        make_plan(write(TINY + "then: [{diagnose: {horizon: 0}}]\n"))

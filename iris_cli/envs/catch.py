@@ -1,4 +1,4 @@
-"""Catch-v0: a ball falls, a paddle catches it or not. The smallest game that needs eyes, a memory of nothing, and a plan.
+"""Catch-v0: a ball falls, a paddle catches it or not. The smallest game that needs eyes and a plan.
 
 Source: Mnih et al. 2014, "Recurrent models of visual attention" (its Catch); here 8x8 cells drawn as 64x64 RGB.
 Random play scores about -0.75: a paddle of one cell is under the ball in one game of eight.
@@ -46,7 +46,7 @@ class Catch(gymnasium.Env[NDArray[np.uint8], int]):
         reward = (1.0 if self._ball == self._paddle else -1.0) if landed else 0.0
         return self.render(), reward, landed, False, {}
 
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8]:
         """(64, 64, 3) uint8; the paddle is drawn first, so that a caught ball stays visible."""
         board = np.full((CELLS, CELLS, 3), BACKGROUND, np.uint8)
         board[CELLS - 1, self._paddle] = PADDLE

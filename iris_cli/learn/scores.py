@@ -70,7 +70,7 @@ class Aggregate:
     optimality_gap: float  # how far below 1, on average over games x runs; less is better
     superhuman: int  # games whose mean over runs is 1 or more
     games: int
-    runs: int  # of all games together: one run is one game and one seed
+    runs: int  # of each game; of the one that has fewest where they differ
 
 
 def human_normalised(game: str, scores: ArrayLike) -> NDArray[np.float64]:
@@ -150,7 +150,7 @@ def aggregate(scores: Mapping[str, Sequence[float]]) -> Aggregate:
     by_game = normalised_by_game(scores)
     figures = {name: float(value) for name, value in statistics(by_game).items()}
     superhuman = int(figures.pop("superhuman"))
-    return Aggregate(**figures, superhuman=superhuman, games=len(by_game), runs=sum(map(len, by_game)))
+    return Aggregate(**figures, superhuman=superhuman, games=len(by_game), runs=min(map(len, by_game)))
 
 
 def normalised_by_game(scores: Mapping[str, Sequence[float]]) -> list[NDArray[np.float64]]:

@@ -3,16 +3,15 @@
 100 episodes of the real game with one no-op, no life ends, 108,000 game frames at most, policy sampled at temperature
 0.5, raw rewards summed (fact sheet of IRIS, sections 1, 8, 9). Episodes are numbered; each has its own seed for the
 game and for the policy's draws, so that how many games are played at once matters only through rounding in a batch.
+
+On the first steps played the world model is measured as `iris diagnose` does it; scores do not depend on that.
 """
 
-import itertools
-import json
 import math
 import os
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,22 @@ from iris_cli import console, interrupts
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, Interrupted
 from iris_cli.learn.acting import Actor
+from iris_cli.learn.diagnosis import Episode
+from iris_cli.learn.hints import hints, parts, plain
 from iris_cli.learn.scores import RANDOM_AND_HUMAN, human_normalised, mean_score
 from iris_cli.report import Report
 from iris_cli.run import Run
-from iris_cli.version import VERSION
+from iris_cli.stages.diagnose import HORIZON, key_figures, measured, training_rewards
+from iris_cli.stages.recorder import Recorder
+from iris_cli.stages.reports import about, write_report
 
 MAX_ENVS = 25  # published: 100 episodes in 4 waves of 25
+SHOWN = (
+    "moving_error",
+    "changed_tokens_right",
+    f"dream_error_{HORIZON}",
+    f"copy_error_{HORIZON}",
+)  # of the world model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +49,14 @@ class Evaluate:
     num_envs: int | None = None  # games at once; None: as many as episodes and processors allow, at most 25
     seed: int = 0
     max_steps: int | None = None  # steps per episode, for quick looks; None: the published 27,000
+    measured_steps: int = 2000  # of the first episodes, that the world model is measured on (25 MB of frames); 0: none
 
     def __post_init__(self) -> None:
         counts = (self.episodes, self.num_envs, self.max_steps)
         if any(count is not None and count < 1 for count in counts) or self.seed < 0:
             raise ConfigError("episodes, num_envs, max_steps must be at least 1, seed not negative", where="evaluate")
+        if self.measured_steps < 0:
+            raise ConfigError(f"measured_steps is {self.measured_steps}, but cannot be negative", where="evaluate")
         if not self.temperature > 0 or not 0 <= self.epsilon <= 1:
             raise ConfigError("temperature must be above 0 and epsilon in [0, 1]", where="evaluate")
 
@@ -59,8 +71,9 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
             one where that report is there already.
     """
     begun = time.monotonic()
-    scores, lengths = _play(run, settings)
+    scores, lengths, recorders = _play(run, settings)
     seconds = time.monotonic() - begun
+    world_model, shown = _measure(run, recorders, settings) if settings.measured_steps else (None, {})
     result = mean_score(scores)
     cut = 0 if settings.max_steps is None else sum(length >= settings.max_steps for length in lengths)
     game = run.environment.name
@@ -76,22 +89,10 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "confidence_interval": [result.low, result.high],
         "human_normalised": normalised,
         "protocol": _protocol(run, settings),
-        "agent": run.agent_name,
-        "environment": game,
-        "updates": run.updates,
-        "collected_steps": run.collected["steps"] or None,  # None: others collected, and the run does not know
-        "tokenizer_loss": run.tokenizer_loss,
-        "checkpoint": f"{run.checkpoint_number:06d}",
-        "fingerprint": run.fingerprint(),
-        "device": str(run.device),
-        "seconds": round(seconds, 1),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"iris-wm": VERSION, "torch": str(torch.__version__)},
+        "world_model": world_model,
+        **about(run, seconds=seconds),
     }
-    path = _report_path(run, name)
-    draft = path.with_suffix(".partial")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    path = write_report(run, "evaluate", name, content)
     figures: dict[str, float | int | str] = {
         "mean_score": result.mean,
         "confidence_interval": f"{console.number(result.low)} to {console.number(result.high)} (95 %, bootstrap)",
@@ -99,21 +100,12 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "episodes": len(scores),
         "best_and_worst": f"{console.number(max(scores))} and {console.number(min(scores))}",
         "mean_length": float(np.mean(lengths)),
+        **shown,
     }
     notes = [f"never trained: {', '.join(untrained)}"] if untrained else []
     if cut:
         notes.append(f"{cut} of {len(scores)} games were cut at {settings.max_steps} steps, so this is not a score")
     return Report(stage="evaluate", figures=figures, files={"report": path}, notes=tuple(notes))
-
-
-def _report_path(run: Run, name: str | None) -> Path:
-    reports = run.directory / "reports"
-    reports.mkdir(exist_ok=True)
-    if name is not None:
-        return reports / f"evaluate-{name}.json"
-    number = f"{run.checkpoint_number:06d}"
-    names = itertools.chain([number], (f"{number}-{again}" for again in itertools.count(2)))
-    return next(path for path in (reports / f"evaluate-{name}.json" for name in names) if not path.exists())
 
 
 def _protocol(run: Run, settings: Evaluate) -> dict[str, Any]:
@@ -137,13 +129,38 @@ def _num_envs(settings: Evaluate) -> int:
     return min(settings.episodes, MAX_ENVS, max(4, 2 * (os.cpu_count() or 1)))
 
 
-def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int]]:
-    """Scores and lengths of every episode, in the order of their numbers."""
+def _measure(run: Run, recorders: list[Recorder], settings: Evaluate) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The world model on the first steps of these games: for the report, and the figures that are shown."""
+    episodes = _first_steps(recorders, settings.measured_steps)
+    diagnosis = measured(run, episodes, horizon=HORIZON, seed=settings.seed)
+    lives = run.environment.life_loss_ends  # in training, not here
+    found = hints(diagnosis, training_rewards=training_rewards(run), judge_ends=not lives)
+    shown: dict[str, Any] = {name: value for name, value in key_figures(diagnosis).items() if name in SHOWN}
+    shown["weak_parts"] = f"{parts(found)} (more: iris diagnose)"
+    about_games = {"held_out": "the first steps of these games", "ends_as_in_training": not lives}
+    return {**diagnosis.to_mapping(), **about_games, "hints": plain(found)}, shown
+
+
+def _first_steps(recorders: list[Recorder], left: int) -> list[Episode]:
+    """What was kept of the games in the order of their numbers, `left` steps at most."""
+    episodes = []
+    for recorder in recorders:
+        if left:
+            episodes.append(recorder.episode(left))
+            left -= len(episodes[-1])
+    return episodes
+
+
+def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], list[Recorder]]:
+    """Scores, lengths and first steps of every episode, in the order of their numbers."""
     num_envs, episodes = _num_envs(settings), settings.episodes
     scores, lengths = [0.0] * episodes, [0] * episodes
     seeds = [
         [int(s) >> 1 for s in np.random.SeedSequence([settings.seed, e]).generate_state(2)] for e in range(episodes)
     ]
+    # Of N episodes of one length, these are the first `kept` steps and little more, however many run at once.
+    kept = settings.measured_steps
+    recorders = [Recorder(kept // (episode + 1)) for episode in range(min(episodes, kept))]
     playing = np.arange(num_envs)  # the episode that each environment plays
     generators = [torch.Generator().manual_seed(seeds[episode][1]) for episode in playing]
     actor = Actor(
@@ -159,10 +176,14 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int]]:
         while active.any():
             if interrupts.requested():
                 raise Interrupted(f"evaluate stopped after {finished} of {episodes} episodes; no report was written.")
-            steps = envs.step(actor.act(frames, active), active)
-            frames, over = steps.frames, np.zeros(num_envs, bool)
+            actions = actor.act(frames, active)
+            steps = envs.step(actions, active)
+            before, frames, over = frames, steps.frames, np.zeros(num_envs, bool)
             for env in np.flatnonzero(active):
                 episode = playing[env]
+                if episode < len(recorders):
+                    ended = bool(steps.terminations[env] or steps.truncations[env])
+                    recorders[episode].add(before[env], int(actions[env]), float(steps.rewards[env]), ended)
                 scores[episode] += float(steps.rewards[env])
                 lengths[episode] += 1
                 over[env] = steps.terminations[env] or steps.truncations[env] or lengths[episode] >= limit
@@ -182,4 +203,4 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int]]:
                 started += 1
             actor.forget(over)
             frames = envs.reset(resets)
-    return scores, lengths
+    return scores, lengths, recorders

@@ -34,7 +34,7 @@ DEFINITIONS = {
     "iqm": "mean of the middle half of the scores of all runs of all games",
     "optimality_gap": "mean over all runs of all games of max(0, 1 - score); less is better",
     "superhuman": "games whose mean over runs is 1 or more",
-    "runs": "scores that the figures are made of, one for each game and seed",
+    "runs": "runs (seeds) of each game, of the one that has fewest where they differ",
     "intervals": f"95 % percentiles of {RESAMPLES:,} stratified bootstrap resamples of the runs within each game",
     "improvement": "probability that a run scores more than one of the other method (ties count half), mean over games",
 }

@@ -1,14 +1,18 @@
 """The IRIS agent: tokenizer, dynamics and actor-critic, and how they meet."""
 
+from collections.abc import Callable, Collection, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from iris_cli.agents.iris.actor_critic import ActorCritic, Memory
 from iris_cli.agents.iris.config import IrisConfig
+from iris_cli.agents.iris.diagnosis import diagnose
 from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.agents.iris.world import IrisDream
 from iris_cli.errors import ShapeError
+from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.novelty import Novelty
 from iris_cli.replay.segments import Segments
 
@@ -95,3 +99,26 @@ class Agent(nn.Module):
         views = self.tokenizer.decode(before.flatten(0, 1)).unflatten(0, before.shape[:2])
         memory = self.actor_critic.burn_in(views, segments.mask[:, :-1])
         return memory, self.begin_dream(None, segments.tokens[:, -1:], segments.actions[:, :0], generator)
+
+    def diagnose(
+        self,
+        episodes: Sequence[Episode],
+        *,
+        trained: Collection[str],
+        horizon: int,
+        seed: int,
+        watch: Callable[[int], None] = lambda frames: None,
+    ) -> Diagnosis:
+        """Figures that say how good each part is on these episodes, as `agents/iris/diagnosis.py` makes them.
+
+        Args:
+            episodes: held out; at least one, none empty.
+            trained: names of the components that were trained; others are not measured.
+            horizon: steps of each dream that is compared with what really came.
+            seed: of the dreams.
+            watch: told now and then how many more frames were looked at; may raise to stop.
+        """
+        return diagnose(
+            self.tokenizer, self.dynamics, self.actor_critic, episodes, trained=trained, horizon=horizon, seed=seed,
+            watch=watch,
+        )  # fmt: skip

@@ -228,7 +228,8 @@ PRESETS = {
             max_blocks=16, segment_length=16, batch_size=10, learning_rate=5e-4,
         ),
         actor_critic=ActorCriticConfig(
-            network="strided", channels=(16, 16, 32, 32), lstm_width=256, horizon=15, burn_in=5, batch_size=32, learning_rate=3e-4
+            network="strided", channels=(16, 16, 32, 32), lstm_width=256, horizon=15, burn_in=5, batch_size=32,
+            learning_rate=3e-4,
         ),
     ),
     # For tests: every code path in a second.
@@ -237,7 +238,8 @@ PRESETS = {
         tokenizer=_TINY_TOKENIZER,
         dynamics=DynamicsConfig(layers=2, heads=2, width=32, max_blocks=6, segment_length=5, batch_size=4),
         actor_critic=ActorCriticConfig(
-            network="strided", channels=(4, 4, 8, 8), lstm_width=32, horizon=5, burn_in=3, batch_size=4, learning_rate=1e-3
+            network="strided", channels=(4, 4, 8, 8), lstm_width=32, horizon=5, burn_in=3, batch_size=4,
+            learning_rate=1e-3,
         ),
         exploration=ExplorationConfig(width=32, learning_rate=1e-3),
     ),

@@ -103,7 +103,9 @@ class Tokenizer(nn.Module):
             ShapeError: for another shape or dtype.
         """
         _check_frames(frames)
-        return self.decode(torch.cat([self._tokens(block) for block in frames.split(_block_size(frames.device, self.config.network))]))
+        return self.decode(
+            torch.cat([self._tokens(block) for block in frames.split(_block_size(frames.device, self.config.network))])
+        )
 
     def loss(self, frames: Tensor, *, perceptual: LPIPS | None) -> Losses:
         """How far frames (N, 3, 64, 64) uint8 are from their reconstructions.
