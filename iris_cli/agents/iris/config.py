@@ -104,6 +104,7 @@ class DynamicsConfig:
     heads: int = 4
     width: int = 256  # E
     max_blocks: int = 20  # blocks of 17 tokens that the positions (and the cache) reach
+    init_std: float = 0.02  # of the first weights; narrow networks learn sooner from larger ones
     attention: str = "causal"  # causal: published; block-causal: a token also sees the rest of its own block
     embedding_dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -118,7 +119,7 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         _one_of("dynamics.attention", self.attention, ("causal", "block-causal"))
         _positive("dynamics", self, ("layers", "heads", "width", "max_blocks", "segment_length", "batch_size"))
-        _positive("dynamics", self, ("learning_rate", "clip_norm"))
+        _positive("dynamics", self, ("init_std", "learning_rate", "clip_norm"))
         _between("dynamics", self, ("embedding_dropout", "attention_dropout", "residual_dropout", "weight_decay"), 0, 1)
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}", where="dynamics.width")

@@ -5,6 +5,7 @@ predicts the next frame's first token, and so a segment's very first token is ne
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -60,13 +61,14 @@ class Dynamics(nn.Module):
             attention_dropout=config.attention_dropout,
             residual_dropout=config.residual_dropout,
             gradient_checkpointing=config.gradient_checkpointing,
+            init_std=config.init_std,
         )
         self.embed_actions = nn.Embedding(num_actions, config.width)
         self.embed_tokens = nn.Embedding(codes, config.width)
         self.head_tokens = _head(config.width, codes)
         self.head_rewards = _head(config.width, REWARD_CLASSES)
         self.head_ends = _head(config.width, END_CLASSES)
-        self.apply(init_gpt)
+        self.apply(partial(init_gpt, std=config.init_std))
 
     def forward(self, tokens: Tensor, actions: Tensor) -> DynamicsOutput:
         """Predict what follows each token and action.
