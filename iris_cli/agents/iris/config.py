@@ -226,7 +226,7 @@ PRESETS = {
         tokenizer=_LIGHT,
         dynamics=DynamicsConfig(
             layers=4, heads=4, width=128, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0,
-            max_blocks=16, segment_length=16, batch_size=10, learning_rate=5e-4,
+            init_std=0.05, max_blocks=16, segment_length=16, batch_size=10, learning_rate=5e-4,
         ),
         actor_critic=ActorCriticConfig(
             network="strided", channels=(16, 16, 32, 32), lstm_width=256, horizon=15, burn_in=5, batch_size=32,

@@ -206,6 +206,7 @@ def test_flickering_tokens_are_noticed(agent: Agent, monkeypatch: pytest.MonkeyP
     faint = one.frames.copy()
     faint[4:, :, :, 2] += 12  # once, from block to block: no pixel moves by as much, but tokens tell it apart
     images = torch.from_numpy(faint[3:5]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    agent.tokenizer.embedding.parked.fill_(False)
     agent.tokenizer.embedding.weight.copy_(agent.tokenizer._latents(images).permute(0, 2, 3, 1).flatten(0, 2))
 
     found = measure(agent, [replace(one, frames=faint)]).tokenizer
