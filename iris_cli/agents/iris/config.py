@@ -8,30 +8,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from iris_cli.errors import ConfigError
+from iris_cli.learn.settings import between, one_of, positive
 
 IMAGE_SIZE = 64  # pixels, height and width of a frame
 GRID = 4  # tokens per side of a frame
 TOKENS_PER_FRAME = GRID * GRID
 TOKENS_PER_BLOCK = TOKENS_PER_FRAME + 1  # the frame's tokens, then its action
-
-
-def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{value!r} is not one of {', '.join(allowed)}", where=where)
-
-
-def _positive(section: str, config: object, names: tuple[str, ...]) -> None:
-    for name in names:
-        if getattr(config, name) <= 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}, but must be positive", where=f"{section}.{name}")
-
-
-def _between(section: str, config: object, names: tuple[str, ...], low: float, high: float) -> None:
-    for name in names:
-        if not low <= getattr(config, name) <= high:
-            raise ConfigError(
-                f"{name} is {getattr(config, name)}, but must lie in {low:g} to {high:g}", where=f"{section}.{name}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +48,20 @@ class TokenizerConfig:
     clip_norm: float = 10.0  # of the gradient
 
     def __post_init__(self) -> None:
-        _one_of("tokenizer.network", self.network, ("residual", "strided"))
-        _one_of("tokenizer.codebook", self.codebook, ("gradient", "ema"))
+        one_of("tokenizer.network", self.network, ("residual", "strided"))
+        one_of("tokenizer.codebook", self.codebook, ("gradient", "ema"))
         levels = len(self.channel_multipliers)
         if levels != 5:
             raise ConfigError(
                 f"channel_multipliers has {levels} levels, but 64 pixels become a 4x4 grid in 5",
                 where="tokenizer.channel_multipliers",
             )
-        _positive(
+        positive(
             "tokenizer", self,
             ("codes", "code_width", "latent_channels", "base_channels", "res_blocks", "batch_size", "micro_batch",
              "learning_rate", "clip_norm"),
         )  # fmt: skip
-        _between("tokenizer", self, ("dropout", "ema_decay"), 0, 1)
+        between("tokenizer", self, ("dropout", "ema_decay"), 0, 1)
         widths = [self.base_channels * multiplier for multiplier in (1, *self.channel_multipliers)]
         if min(widths) < 1 or (self.network == "residual" and any(width % 32 for width in widths)):
             raise ConfigError(
@@ -113,10 +95,10 @@ class DynamicsConfig:
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third slower
 
     def __post_init__(self) -> None:
-        _one_of("dynamics.attention", self.attention, ("causal", "block-causal"))
-        _positive("dynamics", self, ("layers", "heads", "width", "max_blocks", "segment_length", "batch_size"))
-        _positive("dynamics", self, ("learning_rate", "clip_norm"))
-        _between("dynamics", self, ("embedding_dropout", "attention_dropout", "residual_dropout", "weight_decay"), 0, 1)
+        one_of("dynamics.attention", self.attention, ("causal", "block-causal"))
+        positive("dynamics", self, ("layers", "heads", "width", "max_blocks", "segment_length", "batch_size"))
+        positive("dynamics", self, ("learning_rate", "clip_norm"))
+        between("dynamics", self, ("embedding_dropout", "attention_dropout", "residual_dropout", "weight_decay"), 0, 1)
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}", where="dynamics.width")
         if self.segment_length > self.max_blocks:
@@ -146,12 +128,12 @@ class ActorCriticConfig:
     clip_norm: float = 10.0
 
     def __post_init__(self) -> None:
-        _positive("actor_critic", self, ("lstm_width", "burn_in", "batch_size", "learning_rate", "clip_norm"))
+        positive("actor_critic", self, ("lstm_width", "burn_in", "batch_size", "learning_rate", "clip_norm"))
         if min(self.channels) < 1:
             raise ConfigError(f"channels are {self.channels}, but must be positive", where="actor_critic.channels")
         if self.horizon < 2:
             raise ConfigError(f"horizon is {self.horizon}, but must be at least 2", where="actor_critic.horizon")
-        _between("actor_critic", self, ("gamma", "lam"), 0, 1)
+        between("actor_critic", self, ("gamma", "lam"), 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
