@@ -9,6 +9,7 @@ from torch.distributions import Categorical
 
 from iris_cli.errors import ShapeError
 from iris_cli.learn.losses import Losses
+from iris_cli.nn.two_hot import TwoHotSymlog
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Rollout:
         rewards: (B, H) float32 after step t.
         ends: (B, H) bool, whether the episode ended with step t. The steps after an end are kept.
         bootstrap: (B,) value of the view after the last step.
+        logits_values: (B, H, buckets) with gradient, where the values are means of distributions.
+        baselines: (B, H) values by which returns and advantages are made instead, as a slower network sees them.
     """
 
     logits_actions: Tensor
@@ -30,6 +33,8 @@ class Rollout:
     rewards: Tensor
     ends: Tensor
     bootstrap: Tensor
+    logits_values: Tensor | None = None
+    baselines: Tensor | None = None
 
 
 @torch.no_grad()
@@ -68,8 +73,16 @@ def lambda_returns(rewards: Tensor, discounts: Tensor, values: Tensor, bootstrap
     return returns
 
 
-def actor_critic_loss(rollout: Rollout, *, gamma: float, lam: float, entropy_weight: float) -> Losses:
-    """The published loss: REINFORCE with baseline, squared value error, entropy bonus.
+def actor_critic_loss(
+    rollout: Rollout,
+    *,
+    gamma: float,
+    lam: float,
+    entropy_weight: float,
+    until_end: bool = False,
+    two_hot: TwoHotSymlog | None = None,
+) -> Losses:
+    """The published loss: REINFORCE with baseline, value error, entropy bonus.
 
     Each is a mean over all B x H steps, those after an imagined end included: only the returns are cut there.
     Advantages are not normalised.
@@ -79,27 +92,42 @@ def actor_critic_loss(rollout: Rollout, *, gamma: float, lam: float, entropy_wei
         gamma: discount per step.
         lam: of the lambda-returns.
         entropy_weight: of the entropy, in nats.
+        until_end: leave out the steps after each row's first imagined end; the one that ends counts.
+        two_hot: what `rollout.logits_values` mean; the value error is then a cross-entropy, otherwise squared.
 
     Returns:
         Parts loss_actions, loss_values, loss_entropy (they sum up to the total), and means over the rollout:
         entropy, returns, values, rewards, ends.
     """
     discounts = gamma * (~rollout.ends).float()
-    returns = lambda_returns(rollout.rewards, discounts, rollout.values, rollout.bootstrap, lam=lam)
+    baselines = rollout.values.detach() if rollout.baselines is None else rollout.baselines
+    returns = lambda_returns(rollout.rewards, discounts, baselines, rollout.bootstrap, lam=lam)
+    counts = _until_first_end(rollout.ends) if until_end else None
+
+    def mean(steps: Tensor) -> Tensor:
+        return steps.mean() if counts is None else (steps * counts).sum() / counts.sum()
+
     policy = Categorical(logits=rollout.logits_actions, validate_args=False)
-    advantages = returns - rollout.values.detach()
-    entropy = policy.entropy().mean()
-    loss_actions = -(policy.log_prob(rollout.actions) * advantages).mean()
-    loss_values = F.mse_loss(rollout.values, returns)
+    entropy = mean(policy.entropy())
+    loss_actions = -mean(policy.log_prob(rollout.actions) * (returns - baselines))
+    if two_hot is None or rollout.logits_values is None:
+        loss_values = mean(F.mse_loss(rollout.values, returns, reduction="none"))
+    else:
+        loss_values = mean(two_hot.loss(rollout.logits_values, returns))
     loss_entropy = -entropy_weight * entropy
     parts = {
         "loss_actions": loss_actions,
         "loss_values": loss_values,
         "loss_entropy": loss_entropy,
         "entropy": entropy,
-        "returns": returns.mean(),
-        "values": rollout.values.mean(),
-        "rewards": rollout.rewards.mean(),
-        "ends": rollout.ends.float().mean(),
+        "returns": mean(returns),
+        "values": mean(rollout.values),
+        "rewards": mean(rollout.rewards),
+        "ends": mean(rollout.ends.float()),
     }
     return Losses(loss_actions + loss_values + loss_entropy, {name: part.detach() for name, part in parts.items()})
+
+
+def _until_first_end(ends: Tensor) -> Tensor:
+    """(B, H) bool, true up to and including the first end of each row; everywhere if there is none."""
+    return ends.long().cumsum(1) - ends.long() == 0

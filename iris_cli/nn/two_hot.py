@@ -40,7 +40,16 @@ class TwoHotSymlog(nn.Module):
 
         Numbers beyond the buckets count as the outermost.
         """
-        return self._of_symlog(symlog(x))
+        return self.weights(symlog(x))
+
+    def weights(self, y: Tensor) -> Tensor:
+        """As `probabilities`, of numbers in symlog space."""
+        y = y.clamp(-self.limit, self.limit - _INSIDE).unsqueeze(-1)  # (..., 1)
+        above = torch.searchsorted(self.buckets, y).clamp_min(1)
+        low, high = self.buckets[above - 1], self.buckets[above]
+        share = (y - low) / (high - low)  # of the bucket above
+        weights = torch.zeros(*y.shape[:-1], len(self.buckets), dtype=y.dtype, device=y.device)
+        return weights.scatter(-1, above - 1, 1 - share).scatter(-1, above, share)
 
     def expectation(self, logits: Tensor) -> Tensor:
         """(..., buckets) -> (...): symexp of the mean bucket, in this order."""
@@ -49,11 +58,3 @@ class TwoHotSymlog(nn.Module):
     def loss(self, logits: Tensor, x: Tensor) -> Tensor:
         """Cross-entropies (...) of logits (..., buckets) with the distribution that stands for x (...)."""
         return -(self.probabilities(x) * logits.log_softmax(-1)).sum(-1)
-
-    def _of_symlog(self, y: Tensor) -> Tensor:
-        y = y.clamp(-self.limit, self.limit - _INSIDE).unsqueeze(-1)  # (..., 1)
-        above = torch.searchsorted(self.buckets, y).clamp_min(1)
-        low, high = self.buckets[above - 1], self.buckets[above]
-        share = (y - low) / (high - low)  # of the bucket above
-        weights = torch.zeros(*y.shape[:-1], len(self.buckets), dtype=y.dtype, device=y.device)
-        return weights.scatter(-1, above - 1, 1 - share).scatter(-1, above, share)
