@@ -11,6 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from iris_cli.agents.delta_iris.agent import Agent
+from iris_cli.agents.delta_iris.checkpoint import load_published
 from iris_cli.agents.delta_iris.config import ActorCriticConfig, DeltaIrisConfig, DynamicsConfig, TokenizerConfig
 from iris_cli.agents.delta_iris.tokenizer import Tokenizer
 from iris_cli.replay.segments import Segments
@@ -138,11 +140,17 @@ def batch(golden: Golden) -> Segments:
 
 
 @pytest.fixture
-def tokenizer(golden: Golden, golden_config: DeltaIrisConfig) -> Tokenizer:
+def agent(golden: Golden, golden_config: DeltaIrisConfig) -> Agent:
+    """The golden agent, in eval mode, the test's own."""
+    agent = Agent(golden_config, golden.num_actions, image_size=IMAGE_SIZE).eval()
+    load_published(agent, golden.state)
+    return agent
+
+
+@pytest.fixture
+def tokenizer(agent: Agent) -> Tokenizer:
     """The golden tokenizer, in eval mode."""
-    tokenizer = Tokenizer(golden_config.tokenizer, num_actions=golden.num_actions, image_size=IMAGE_SIZE).eval()
-    tokenizer.load_state_dict(golden.below("tokenizer."))
-    return tokenizer
+    return agent.tokenizer
 
 
 def assert_close(found: Tensor, expected: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> None:
