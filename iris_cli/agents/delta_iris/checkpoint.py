@@ -9,7 +9,6 @@ Source: fact sheet of Δ-IRIS, section 10.
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,30 +25,11 @@ from iris_cli.agents.delta_iris.config import (
 )
 from iris_cli.agents.delta_iris.dynamics import ACTION, REWARD_BUCKETS, Dynamics
 from iris_cli.errors import CheckpointError, ConfigError
-from iris_cli.nn.state_dict import count_named, read_state_dict
+from iris_cli.nn.state_dict import count_named
 
 HEADS = {256: 4, 512: 8}  # of the published widths; the number of heads is not in the file
 _CONSTANTS = (".mask", ".indices")  # how their names end
 _FIX = "It should be the last.pt of a published Δ-IRIS agent."
-
-
-def is_published(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is of this agent, as far as names tell."""
-    return "tokenizer.quantizer.codebook" in state and "actor_critic.target_model.actor_linear.weight" in state
-
-
-def read_published(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file. Pickled code is refused, never run.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, holds code, or is no state dict of a Δ-IRIS agent.
-    """
-    state = read_state_dict(path, fix=_FIX)
-    try:
-        config_from_state_dict(state)
-    except CheckpointError as error:
-        raise CheckpointError(error.what, where=path, fix=_FIX) from None
-    return state
 
 
 def config_from_state_dict(state: Mapping[str, Tensor], *, heads: int | None = None) -> tuple[DeltaIrisConfig, int]:

@@ -8,7 +8,6 @@ Source: fact sheet of IRIS, sections 10 and 13.
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,26 +26,12 @@ from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.errors import CheckpointError, ConfigError
 from iris_cli.nn.lpips import LPIPS
-from iris_cli.nn.state_dict import count_named, read_state_dict
+from iris_cli.nn.state_dict import count_named
 
 HEAD_WIDTH = 64  # of a published attention head; the number of heads is not in the file
 _LPIPS = "tokenizer.lpips."
 _CONSTANTS = (".mask", ".indices")  # how their names end; they follow from the sizes
 _FIX = "It should be the last.pt of a published IRIS agent."
-
-
-def read_published(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file. Pickled code is refused, never run.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, holds code, or is no state dict of an IRIS agent.
-    """
-    state = read_state_dict(path, fix=_FIX)
-    try:
-        config_from_state_dict(state)
-    except CheckpointError as error:
-        raise CheckpointError(error.what, where=path, fix=_FIX) from None
-    return state
 
 
 def config_from_state_dict(state: Mapping[str, Tensor], *, heads: int | None = None) -> tuple[IrisConfig, int]:

@@ -1,6 +1,6 @@
 """Settings of the IRIS agent. Defaults are the published values (fact sheet: Micheli, Alonso, Fleuret, ICLR 2023).
 
-Three sections, one for each component; `PRESETS` holds whole agents by name, `TOKENIZER_PRESETS` tokenizers alone.
+Three sections, one for each component; `PRESETS` holds whole agents by name, `SECTION_PRESETS` tokenizers alone.
 A field in a section's `MUTABLE` may change while a run goes on; every other one is part of the network.
 """
 
@@ -156,7 +156,7 @@ _TINY_TOKENIZER = TokenizerConfig(
     codebook="ema", revive_after=5, batch_size=8, micro_batch=8, learning_rate=1e-3,
 )  # fmt: skip
 
-TOKENIZER_PRESETS = {"published": TokenizerConfig(), "light": _LIGHT}
+SECTION_PRESETS = {"tokenizer": {"published": TokenizerConfig(), "light": _LIGHT}}
 
 PRESETS = {
     "published": IrisConfig(),
