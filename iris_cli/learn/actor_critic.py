@@ -102,7 +102,7 @@ def actor_critic_loss(
     discounts = gamma * (~rollout.ends).float()
     baselines = rollout.values.detach() if rollout.baselines is None else rollout.baselines
     returns = lambda_returns(rollout.rewards, discounts, baselines, rollout.bootstrap, lam=lam)
-    counts = _until_first_end(rollout.ends) if until_end else None
+    counts = until_first_end(rollout.ends) if until_end else None
 
     def mean(steps: Tensor) -> Tensor:
         return steps.mean() if counts is None else (steps * counts).sum() / counts.sum()
@@ -128,6 +128,6 @@ def actor_critic_loss(
     return Losses(loss_actions + loss_values + loss_entropy, {name: part.detach() for name, part in parts.items()})
 
 
-def _until_first_end(ends: Tensor) -> Tensor:
+def until_first_end(ends: Tensor) -> Tensor:
     """(B, H) bool, true up to and including the first end of each row; everywhere if there is none."""
     return ends.long().cumsum(1) - ends.long() == 0
