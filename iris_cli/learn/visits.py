@@ -29,6 +29,7 @@ class Visits:
         self.counts = torch.cat([self.counts[:episodes], self.counts.new_zeros(max(0, missing))])
         return priorities(self.counts, alpha)
 
-    def note(self, episodes: Tensor) -> None:
-        """Count draws (B,) of episodes; those drawn twice count twice."""
+    def note(self, episodes: Tensor | None) -> None:
+        """Count draws (B,) of episodes, as `Segments.episodes` tells them; those drawn twice count twice."""
+        assert episodes is not None
         self.counts.index_add_(0, episodes, torch.ones_like(episodes))

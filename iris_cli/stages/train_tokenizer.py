@@ -1,7 +1,4 @@
-"""`iris train-tokenizer`: fit the frame autoencoder to single frames, drawn uniformly over episodes.
-
-Source: fact sheet of IRIS, sections 2.5 and 6.
-"""
+"""`iris train-tokenizer`: fit the autoencoder, to single frames or to transitions, as the agent draws them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +10,7 @@ import torch
 
 from iris_cli import console
 from iris_cli.learn.fit import Part
+from iris_cli.learn.visits import Visits
 from iris_cli.nn.lpips import LPIPS, load_lpips
 from iris_cli.progress import Progress
 from iris_cli.report import Report
@@ -35,16 +33,17 @@ def train_tokenizer(run: Run, settings: TrainTokenizer) -> Report:
     perceptual = None if path is None else _loaded(path, run.device)
     announce_loss(run)
 
+    visits = run.visits("tokenizer")
+
     def compute(agent: Any, progress: Progress) -> Iterator[Part]:
-        frames = replay.random_frames(config.batch_size, progress.draws)
-        for share in frames.split(config.micro_batch):
-            yield Part(agent.tokenizer.loss(share, perceptual=perceptual), len(share) / len(frames))
+        return agent.tokenizer_parts(replay, progress.draws, config.batch_size, visits=visits, perceptual=perceptual)
 
     def probe(agent: Any, progress: Progress) -> tuple[Part, float]:
         count = min(16, config.batch_size)
-        frames = replay.random_frames(count, progress.draws)
         agent.tokenizer.train()
-        return Part(agent.tokenizer.loss(frames, perceptual=perceptual), 1.0), count / config.batch_size
+        parts = agent.tokenizer_parts(replay, progress.draws, count, visits=Visits([]), perceptual=perceptual)
+        part = next(parts)
+        return part, part.share * count / config.batch_size
 
     report = train(
         run, "train-tokenizer", "tokenizer", settings.updates, compute,
@@ -55,7 +54,10 @@ def train_tokenizer(run: Run, settings: TrainTokenizer) -> Report:
 
 
 def announce_loss(run: Run) -> None:
-    """Say which loss the tokenizer learns by, and record it, where that is news."""
+    """Say which loss the tokenizer learns by, and record it, where that is news and the agent has a choice."""
+    if not hasattr(run.config.tokenizer, "lpips"):
+        run.tokenizer_loss = run.tokenizer_loss or "published"
+        return
     path, before = _perceptual_path(run), run.tokenizer_loss
     loss = "weights-free" if path is None else "published"
     if before is not None and before.rpartition(", then ")[2].partition(",")[0] == loss:  # "published, imported" is so
@@ -75,7 +77,7 @@ def announce_loss(run: Run) -> None:
 
 
 def _perceptual_path(run: Run) -> Path | None:
-    match run.config.tokenizer.lpips:
+    match getattr(run.config.tokenizer, "lpips", "none"):  # not every agent has them
         case "none":
             return None
         case "auto":

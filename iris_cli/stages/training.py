@@ -129,13 +129,15 @@ def needs_training(run: Run, component: str) -> None:
         )  # fmt: skip
 
 
-def tokenized(run: Run) -> Replay:
-    """The replay with the present tokenizer's tokens, with a progress bar where frames have to be encoded.
+def ready_to_draw(run: Run) -> Replay:
+    """The replay, with the present tokenizer's tokens where frames have any; a progress bar tells of their encoding.
 
     Raises:
         Interrupted: after Ctrl-C.
     """
     replay = needs_steps(run.replay(), run)
+    if not run.agent.frames_have_tokens:
+        return replay
     with console.progress("tokenize", replay.num_steps, "frames") as bar:
 
         def on_block(frames: int) -> None:
@@ -160,7 +162,7 @@ def _plan(run: Run, stage: str, probe: Callable[[Any, Progress], tuple[Part, flo
         f"{stage}: {updates:,} updates, about {console.duration(updates * seconds)} on this CPU. The published ratio, "
         f"{wanted:,} updates, would take {console.duration(wanted * seconds)} here; --updates N sets the number."
     )
-    if getattr(run.config, "preset", "small") == "published":
+    if run.config.preset in ("published", "atari", "crafter"):
         console.say("For a CPU there is a small network: --preset small --run runs/NAME.")
     return updates
 

@@ -1,6 +1,7 @@
-"""The Δ-IRIS agent: tokenizer, dynamics and actor-critic, and how they meet."""
+"""The Δ-IRIS agent: tokenizer, dynamics and actor-critic, and how they meet and learn."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,12 @@ from iris_cli.agents.delta_iris.tokenizer import Tokenizer
 from iris_cli.agents.delta_iris.world import DeltaIrisDream
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import actor_critic_loss
+from iris_cli.learn.fit import Part
 from iris_cli.learn.imagination import imagine
 from iris_cli.learn.losses import Losses
-from iris_cli.replay.segments import Segments
+from iris_cli.learn.visits import Visits
+from iris_cli.nn.lpips import LPIPS
+from iris_cli.replay.segments import Replay, Segments
 
 
 class Agent(nn.Module):
@@ -25,6 +29,8 @@ class Agent(nn.Module):
         num_actions: A, of the environment.
         image_size: pixels, height and width of a frame; all environments of the toolkit have 64.
     """
+
+    frames_have_tokens = False  # a token stands for a transition
 
     def __init__(self, config: DeltaIrisConfig, num_actions: int, *, image_size: int = IMAGE_SIZE) -> None:
         super().__init__()
@@ -44,6 +50,16 @@ class Agent(nn.Module):
     def see(self, frames: Tensor) -> Tensor:
         """What the policy looks at: frames (N, 3, 64, 64) uint8 -> the same, float32 in [0, 1]."""
         return frames.contiguous().float().div_(255)
+
+    def reconstruct(self, frames: Tensor, actions: Tensor) -> Tensor:
+        """What the tokenizer makes of N frames (N, 3, 64, 64) in a row and the N - 1 actions between them.
+
+        Returns:
+            (N, 3, 64, 64) float32 in [0, 1]; each frame is decoded behind the real one before it, the first is itself.
+        """
+        past, after = frames[:-1], frames[1:]
+        decoded = self.tokenizer.decode(past, actions, self.tokenizer.encode(past, actions, after))
+        return torch.cat([self.see(frames[:1]), decoded])
 
     def with_tokens(self, segments: Segments) -> Segments:
         """The segments with the tokens (B, T, 4) of each transition; those of the last step, which has none, are 0.
@@ -124,6 +140,34 @@ class Agent(nn.Module):
         )  # fmt: skip
         self.actor_critic.update_target()
         return losses
+
+    def tokenizer_parts(
+        self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits, perceptual: LPIPS | None
+    ) -> Iterator[Part]:
+        """The tokenizer's loss for segments padded on both sides, of episodes that were drawn little."""
+        config = self.config.tokenizer
+        chances = visits.chances(replay.num_episodes, config.priority)
+        segments = replay.around(batch, config.segment_length, draws, weights=chances, frames=True)
+        yield Part(self.tokenizer.loss(segments), 1.0)
+        visits.note(segments.episodes)
+
+    def dynamics_parts(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Iterator[Part]:
+        """The dynamics' loss for such segments, encoded now."""
+        config = self.config.dynamics
+        chances = visits.chances(replay.num_episodes, config.priority)
+        segments = replay.around(batch, config.segment_length, draws, weights=chances, frames=True)
+        yield Part(self.dynamics.loss(self.with_tokens(segments)), 1.0)
+        visits.note(segments.episodes)
+
+    def actor_critic_parts(
+        self, replay: Replay, draws: torch.Generator, dreams: torch.Generator, batch: int, *, visits: Visits
+    ) -> Iterator[Part]:
+        """The loss of policy and values in dreams that begin at real steps; padding is on the left."""
+        config = self.config.actor_critic
+        chances = visits.chances(replay.num_episodes, config.priority)
+        segments = replay.reaching(batch, config.burn_in + 1, draws, weights=chances, frames=True)
+        yield Part(self.actor_critic_loss(segments, dreams), 1.0)
+        visits.note(segments.episodes)
 
     def _before(self, segments: Segments) -> tuple[Tensor, Tensor]:
         """Views and mask of all but the segments' last steps."""

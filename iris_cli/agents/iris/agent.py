@@ -1,4 +1,6 @@
-"""The IRIS agent: tokenizer, dynamics and actor-critic, and how they meet."""
+"""The IRIS agent: tokenizer, dynamics and actor-critic, and how they meet and learn."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,12 @@ from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.agents.iris.world import IrisDream
 from iris_cli.errors import ShapeError
-from iris_cli.replay.segments import Segments
+from iris_cli.learn.actor_critic import actor_critic_loss
+from iris_cli.learn.fit import Part
+from iris_cli.learn.imagination import imagine
+from iris_cli.learn.visits import Visits
+from iris_cli.nn.lpips import LPIPS
+from iris_cli.replay.segments import Replay, Segments
 
 
 class Agent(nn.Module):
@@ -19,6 +26,8 @@ class Agent(nn.Module):
         config: its settings.
         num_actions: A, of the environment.
     """
+
+    frames_have_tokens = True  # of their own, so that a dataset's tokens can be stored
 
     def __init__(self, config: IrisConfig, num_actions: int) -> None:
         super().__init__()
@@ -42,6 +51,10 @@ class Agent(nn.Module):
     def see(self, frames: Tensor) -> Tensor:
         """What the policy looks at: frames (N, 3, 64, 64) uint8 -> reconstructions (N, 3, 64, 64) float32 in [0, 1]."""
         return self.tokenizer.reconstruct(frames)
+
+    def reconstruct(self, frames: Tensor, actions: Tensor) -> Tensor:
+        """What the tokenizer makes of N frames in a row and the N - 1 actions between them: as `see`."""
+        return self.see(frames)
 
     def begin_dream(
         self,
@@ -90,3 +103,28 @@ class Agent(nn.Module):
         views = self.tokenizer.decode(before.flatten(0, 1)).unflatten(0, before.shape[:2])
         memory = self.actor_critic.burn_in(views, segments.mask[:, :-1])
         return memory, self.begin_dream(None, segments.tokens[:, -1:], segments.actions[:, :0], generator)
+
+    def tokenizer_parts(
+        self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits, perceptual: LPIPS | None
+    ) -> Iterator[Part]:
+        """The tokenizer's loss for single frames, drawn uniformly over episodes, by shares of the batch."""
+        frames = replay.random_frames(batch, draws)
+        for share in frames.split(self.config.tokenizer.micro_batch):
+            yield Part(self.tokenizer.loss(share, perceptual=perceptual), len(share) / len(frames))
+
+    def dynamics_parts(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Iterator[Part]:
+        """The dynamics' loss for segments of stored tokens, padded on the right."""
+        length = self.config.dynamics.segment_length
+        segments = replay.from_start(batch, length, draws, frames=False, tokens=True)
+        yield Part(self.dynamics.loss(segments), 1.0)
+
+    def actor_critic_parts(
+        self, replay: Replay, draws: torch.Generator, dreams: torch.Generator, batch: int, *, visits: Visits
+    ) -> Iterator[Part]:
+        """The loss of policy and values in dreams; burn-in frames are decoded from stored tokens."""
+        config = self.config.actor_critic
+        segments = replay.from_end(batch, config.burn_in + 1, draws, frames=False, tokens=True)
+        memory, dream = self.actor_critic_start(segments, dreams)
+        rollout = imagine(dream, self.actor_critic, memory, config.horizon, dreams)
+        losses = actor_critic_loss(rollout, gamma=config.gamma, lam=config.lam, entropy_weight=config.entropy_weight)
+        yield Part(losses, 1.0)
