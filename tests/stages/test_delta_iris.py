@@ -72,7 +72,9 @@ def test_there_are_no_tokens_of_frames_to_store(run: Run) -> None:
 def test_settings_of_learning_can_change_while_a_run_goes_on(run: Run) -> None:
     before = {name: value.clone() for name, value in run.agent.state_dict().items()}
 
-    sentences = run.change({"tokenizer": {"revival_updates": "7"}, "actor_critic": {"gamma": "0.9"}}, where=lambda *keys: "test")
+    sentences = run.change(
+        {"tokenizer": {"revival_updates": "7"}, "actor_critic": {"gamma": "0.9"}}, where=lambda *keys: "test"
+    )
 
     assert len(sentences) == 2
     assert run.agent.tokenizer.config.revival_updates == 7

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import iris_cli
 from iris_cli import load_agent
 from iris_cli.agents.delta_iris.agent import Agent as DeltaAgent
 from iris_cli.agents.delta_iris.checkpoint import to_published as delta_to_published
-from iris_cli.agents.delta_iris.config import PRESETS as DELTA_PRESETS
+from iris_cli.agents.delta_iris.config import PRESETS, DeltaIrisConfig
 from iris_cli.agents.iris.agent import Agent
 from iris_cli.agents.iris.checkpoint import to_published
 from iris_cli.agents.iris.config import ActorCriticConfig, DynamicsConfig, IrisConfig, TokenizerConfig
@@ -27,7 +28,12 @@ CONFIG = IrisConfig(
     dynamics=DynamicsConfig(layers=2, heads=2, width=16, max_blocks=3, segment_length=3),
     actor_critic=ActorCriticConfig(channels=(4, 4, 4, 4), lstm_width=8),
 )  # fmt: skip
-DELTA = DELTA_PRESETS["tiny"]
+DELTA_TINY = PRESETS["tiny"]
+DELTA = DeltaIrisConfig(
+    tokenizer=replace(DELTA_TINY.tokenizer, patch=1, halvings=(1, 1)),
+    dynamics=replace(DELTA_TINY.dynamics, patch=1, channel_multipliers=(1, 1, 1), halvings=(1, 1, 1)),
+    actor_critic=replace(DELTA_TINY.actor_critic, patch=1),
+)
 HEADS = ("dynamics.heads=2",)  # the file does not tell
 
 

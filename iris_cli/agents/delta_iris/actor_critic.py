@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from iris_cli.agents.delta_iris.config import IMAGE_SIZE, ActorCriticConfig
+from iris_cli.agents.delta_iris.config import IMAGE_SIZE, ActorCriticConfig, map_size
 from iris_cli.errors import ShapeError
 from iris_cli.nn.residual import FrameEncoder
 from iris_cli.nn.two_hot import TwoHotSymlog
@@ -112,8 +112,9 @@ class Network(nn.Module):
             base=config.base_channels,
             multipliers=config.channel_multipliers,
             halvings=config.halvings,
+            patch=config.patch,
         )
-        features = config.latent_channels * (image_size >> sum(config.halvings)) ** 2
+        features = config.latent_channels * map_size(config, image_size) ** 2
         self.cnn = nn.Sequential(encoder)
         self.lstm = nn.LSTMCell(features, config.lstm_width)
         self.actor_linear = nn.Linear(config.lstm_width, num_actions)

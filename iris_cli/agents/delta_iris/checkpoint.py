@@ -87,7 +87,18 @@ def load_published(agent: Agent, state: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def to_published(agent: Agent) -> OrderedDict[str, Tensor]:
-    """A copy of the agent's weights as the published trainer would write them, on the CPU."""
+    """A copy of the agent's weights as the published trainer would write them, on the CPU.
+
+    Raises:
+        CheckpointError: if its networks fold pixels into channels.
+    """
+    if any(
+        section.patch != 1 for section in (agent.config.tokenizer, agent.config.dynamics, agent.config.actor_critic)
+    ):
+        raise CheckpointError(
+            "the published format has no place for networks that fold patches of pixels into channels",
+            fix="Only agents with patch 1 can be exported.",
+        )
     return OrderedDict((name, tensor.detach().cpu().clone()) for name, tensor in _published_views(agent).items())
 
 

@@ -7,7 +7,7 @@ Source: fact sheet of Δ-IRIS, sections 1 to 7.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from iris_cli.errors import ConfigError
 from iris_cli.learn.settings import between, one_of, positive
@@ -20,18 +20,37 @@ TOKENS_PER_BLOCK = TOKENS_PER_TRANSITION + 2  # frame, action, and the tokens of
 _LEARNING = frozenset({"batch_size", "learning_rate", "clip_norm", "priority"})  # what may change in every section
 
 
-def _network(section: str, base: tuple[int, ...], multipliers: tuple[int, ...], halvings: tuple[int, ...]) -> None:
-    """Go on only with level sizes that a residual network can have."""
+class Levels(Protocol):
+    """The part of a section's settings that says how its residual networks look at frames."""
+
+    @property
+    def channel_multipliers(self) -> tuple[int, ...]: ...
+    @property
+    def halvings(self) -> tuple[int, ...]: ...
+    @property
+    def patch(self) -> int: ...
+
+
+def map_size(levels: Levels, image_size: int = IMAGE_SIZE) -> int:
+    """Pixels, height and width, that a residual network leaves of a frame."""
+    return image_size // levels.patch >> sum(levels.halvings)
+
+
+def _network(section: str, levels: Levels, *bases: int) -> None:
+    """Go on only with sizes that a residual network can have."""
+    multipliers, halvings = levels.channel_multipliers, levels.halvings
+    if levels.patch not in (1, 2, 4, 8):
+        raise ConfigError(f"patch is {levels.patch}, but must be 1, 2, 4 or 8", where=f"{section}.patch")
     if len(multipliers) != len(halvings) or not multipliers:
         raise ConfigError(
             f"there are {len(multipliers)} multipliers and {len(halvings)} halvings, but each level has one of both",
             where=f"{section}.halvings",
         )
-    if any(value not in (0, 1) for value in halvings) or IMAGE_SIZE >> sum(halvings) < 2 * GRID:
+    if any(value not in (0, 1) for value in halvings) or map_size(levels) < 2 * GRID:
         raise ConfigError(
             f"halvings are {halvings}, but must be 0 or 1 and leave {2 * GRID} pixels", where=f"{section}.halvings"
         )
-    if any(width < 32 or width % 32 for width in base) or min(multipliers) < 1:
+    if any(width < 32 or width % 32 for width in bases) or min(multipliers) < 1:
         raise ConfigError("channels of a residual network are multiples of 32", where=f"{section}.base_channels")
 
 
@@ -48,6 +67,7 @@ class TokenizerConfig:
     base_channels: int = 64  # of the encoder and the decoder
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # one per level
     halvings: tuple[int, ...] = (1, 0, 1, 1, 0)  # 1 for each level that ends by halving the image
+    patch: int = 1  # pixels per side that become channels of one at the entrance; more is for laptops
     past_channels: int = 16  # channels that the decoder sees of the past frame (Crafter: 8)
     past_base_channels: int = 32  # of the network that makes them (Crafter: 64); its levels are the encoder's
     action_channels: int = 4  # planes that the decoder sees of the action
@@ -66,8 +86,7 @@ class TokenizerConfig:
     priority: float = 1.0  # alpha: an episode drawn n times before weighs (1 + n)**-alpha (Crafter: 5)
 
     def __post_init__(self) -> None:
-        bases = (self.base_channels, self.past_base_channels)
-        _network("tokenizer", bases, self.channel_multipliers, self.halvings)
+        _network("tokenizer", self, self.base_channels, self.past_base_channels)
         positive(
             "tokenizer", self,
             ("latent_channels", "past_channels", "action_channels", "codes", "code_width", "batch_size",
@@ -88,6 +107,7 @@ class DynamicsConfig:
     base_channels: int = 32  # of the frame encoder
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     halvings: tuple[int, ...] = (1, 0, 1, 1, 0)
+    patch: int = 1
     layers: int = 3
     heads: int = 4  # (Crafter: 8)
     width: int = 256  # E, all of the frame encoder's output: 4 channels of 8x8 (Crafter: 512)
@@ -104,14 +124,14 @@ class DynamicsConfig:
     priority: float = 1.0  # (Crafter: 5)
 
     def __post_init__(self) -> None:
-        _network("dynamics", (self.base_channels,), self.channel_multipliers, self.halvings)
+        _network("dynamics", self, self.base_channels)
         one_of("dynamics.rewards", self.rewards, ("sign", "symlog"))
         positive("dynamics", self, ("layers", "heads", "width", "batch_size", "learning_rate", "clip_norm"))
         between("dynamics", self, ("weight_decay",), 0, 1)
         _transitions("dynamics", self.segment_length)
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}", where="dynamics.width")
-        pixels = (IMAGE_SIZE >> sum(self.halvings)) ** 2
+        pixels = map_size(self) ** 2
         if self.width % pixels:
             raise ConfigError(
                 f"width is {self.width}, but must be a multiple of the {pixels} pixels that the frame encoder leaves",
@@ -136,6 +156,7 @@ class ActorCriticConfig:
     base_channels: int = 32
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     halvings: tuple[int, ...] = (1, 0, 1, 1, 0)
+    patch: int = 1
     lstm_width: int = 512
     values: str = "scalar"  # scalar: squared error; symlog: 255 two-hot buckets, cross-entropy (Crafter)
     target_decay: float = 0.995  # of the slow copy, per update
@@ -150,7 +171,7 @@ class ActorCriticConfig:
     priority: float = 1.0  # (Crafter: 5)
 
     def __post_init__(self) -> None:
-        _network("actor_critic", (self.base_channels,), self.channel_multipliers, self.halvings)
+        _network("actor_critic", self, self.base_channels)
         one_of("actor_critic.values", self.values, ("scalar", "symlog"))
         positive(
             "actor_critic", self,
@@ -202,32 +223,32 @@ _CRAFTER = DeltaIrisConfig(
 _SMALL = DeltaIrisConfig(
     preset="small",
     tokenizer=TokenizerConfig(
-        latent_channels=16, base_channels=32, channel_multipliers=(1, 1, 2), halvings=(1, 1, 1), past_channels=8,
+        latent_channels=16, base_channels=32, channel_multipliers=(1, 2), halvings=(1, 0), patch=4, past_channels=16,
         codes=256, code_width=32, segment_length=6, batch_size=8, learning_rate=5e-4,
     ),
     dynamics=DynamicsConfig(
-        channel_multipliers=(1, 1, 2), halvings=(1, 1, 1), width=128, max_blocks=22, segment_length=16, batch_size=8,
-        learning_rate=5e-4,
+        channel_multipliers=(1, 2), halvings=(1, 0), patch=4, width=128, max_blocks=22, segment_length=16,
+        batch_size=10, learning_rate=5e-4,
     ),
     actor_critic=ActorCriticConfig(
-        channel_multipliers=(1, 1, 2), halvings=(1, 1, 1), latent_channels=4, lstm_width=256, horizon=15,
-        batch_size=16, learning_rate=3e-4,
+        channel_multipliers=(1, 2), halvings=(1, 0), patch=4, latent_channels=8, lstm_width=256, horizon=15,
+        batch_size=32, learning_rate=3e-4,
     ),
 )  # fmt: skip
 # For tests: every code path in a second.
 _TINY = DeltaIrisConfig(
     preset="tiny",
     tokenizer=TokenizerConfig(
-        latent_channels=4, base_channels=32, channel_multipliers=(1, 1), halvings=(1, 1), past_channels=4,
+        latent_channels=4, base_channels=32, channel_multipliers=(1, 1), halvings=(1, 0), patch=2, past_channels=4,
         action_channels=2, codes=32, code_width=8, revival_updates=5, segment_length=4, batch_size=2,
         learning_rate=1e-3,
     ),
     dynamics=DynamicsConfig(
-        channel_multipliers=(1, 1, 1), halvings=(1, 1, 1), layers=2, heads=2, width=64, max_blocks=7, segment_length=5,
-        batch_size=2,
+        channel_multipliers=(1, 1), halvings=(1, 1), patch=2, layers=2, heads=2, width=64, max_blocks=7,
+        segment_length=5, batch_size=2,
     ),
     actor_critic=ActorCriticConfig(
-        channel_multipliers=(1, 1), halvings=(1, 1), latent_channels=1, lstm_width=32, horizon=4, burn_in=2,
+        channel_multipliers=(1, 1), halvings=(1, 1), patch=2, latent_channels=1, lstm_width=32, horizon=4, burn_in=2,
         batch_size=2, learning_rate=1e-3,
     ),
 )  # fmt: skip

@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iris_cli.agents.delta_iris.config import IMAGE_SIZE, TOKENS_PER_BLOCK, TOKENS_PER_TRANSITION, DynamicsConfig
+from iris_cli.agents.delta_iris.config import (
+    IMAGE_SIZE,
+    TOKENS_PER_BLOCK,
+    TOKENS_PER_TRANSITION,
+    DynamicsConfig,
+    map_size,
+)
 from iris_cli.errors import ShapeError
 from iris_cli.learn.losses import Losses
 from iris_cli.nn.kv_cache import KVCache
@@ -64,10 +70,11 @@ class Dynamics(nn.Module):
         )
         self.frame_cnn = FrameEncoder(
             3,
-            config.width // (image_size >> sum(config.halvings)) ** 2,
+            config.width // map_size(config, image_size) ** 2,
             base=config.base_channels,
             multipliers=config.channel_multipliers,
             halvings=config.halvings,
+            patch=config.patch,
         )
         self.frame_norm = nn.LayerNorm(config.width)
         self.embed_actions = nn.Embedding(num_actions, config.width)

@@ -9,11 +9,12 @@ Source: fact sheet of Δ-IRIS, section 2.
 
 import hashlib
 import json
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from iris_cli.agents.delta_iris.config import GRID, IMAGE_SIZE, TOKENS_PER_TRANSITION, TokenizerConfig
+from iris_cli.agents.delta_iris.config import GRID, IMAGE_SIZE, TOKENS_PER_TRANSITION, TokenizerConfig, map_size
 from iris_cli.errors import ShapeError
 from iris_cli.learn.losses import Losses
 from iris_cli.nn.cosine_quantizer import CosineQuantizer
@@ -23,7 +24,7 @@ from iris_cli.replay.segments import Segments
 
 _CHANNELS = 3  # RGB
 _ENCODING_FIELDS = (  # what tokens depend on, besides the weights
-    "latent_channels", "base_channels", "channel_multipliers", "halvings", "codes", "code_width",
+    "latent_channels", "base_channels", "channel_multipliers", "halvings", "patch", "codes", "code_width",
 )  # fmt: skip
 _ENCODING_WEIGHTS = ("encoder.", "encoder_act_emb.", "quantizer.codebook", "quantizer.pre_quant_proj.")
 
@@ -40,9 +41,13 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig, *, num_actions: int, image_size: int = IMAGE_SIZE) -> None:
         super().__init__()
         self.config, self.image_size = config, image_size
-        self.map_size = image_size >> sum(config.halvings)  # pixels of the encoder's output
+        self.map_size = map_size(config, image_size)  # pixels of the encoder's output
         self._patch = self.map_size // GRID
-        levels = {"multipliers": config.channel_multipliers, "halvings": config.halvings}
+        levels: dict[str, Any] = {
+            "multipliers": config.channel_multipliers,
+            "halvings": config.halvings,
+            "patch": config.patch,
+        }
         self.encoder = FrameEncoder(
             2 * _CHANNELS + 1, config.latent_channels, base=config.base_channels, **levels
         )  # fmt: skip

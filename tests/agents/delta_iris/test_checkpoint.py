@@ -256,3 +256,8 @@ def test_a_state_dict_that_does_not_fit_leaves_the_agent_as_it_was(
         load_published(agent, state)
 
     assert equal(dict(agent.state_dict()), before)
+
+
+def test_networks_that_fold_pixels_cannot_be_exported() -> None:
+    with pytest.raises(CheckpointError, match="patch 1"):
+        to_published(Agent(PRESETS["tiny"], 3))
