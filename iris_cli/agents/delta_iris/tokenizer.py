@@ -83,7 +83,7 @@ class Tokenizer(nn.Module):
         """
         self._check(past_frames, actions)
         self._check(frames, actions)
-        size = _block_size(frames.device)
+        size = self._block_size(frames.device)
         parts = zip(past_frames.split(size), actions.split(size), frames.split(size), strict=True)
         tokens = []
         for past, action, frame in parts:  # one empty block for N = 0
@@ -112,7 +112,7 @@ class Tokenizer(nn.Module):
                 f"tokens must have shape (N, K)=({len(past_frames)}, {TOKENS_PER_TRANSITION}). "
                 f"Got {tuple(tokens.shape)}"
             )
-        size = _block_size(tokens.device)
+        size = self._block_size(tokens.device)
         parts = zip(past_frames.split(size), actions.split(size), tokens.split(size), strict=True)
         frames = [self.images_of(_images(past), action, self.quantizer.lookup(token)) for past, action, token in parts]
         return torch.cat(frames).clamp_(0, 1)
@@ -186,6 +186,10 @@ class Tokenizer(nn.Module):
                 digest.update(weights.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def _block_size(self, device: torch.device) -> int:
+        """Transitions that pass at once: few on a CPU, whose caches then hold the maps."""
+        return 4 * self.config.patch**2 if device.type == "cpu" else 64
+
     def _check(self, frames: Tensor, actions: Tensor) -> None:
         size = self.image_size
         if frames.shape[1:] != (_CHANNELS, size, size) or frames.dtype != torch.uint8:
@@ -211,11 +215,6 @@ def _images(frames: Tensor) -> Tensor:
 def _padded(rows: Tensor, size: int) -> Tensor:
     """(n, ...) -> (size, ...), zeros behind."""
     return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
-
-
-def _block_size(device: torch.device) -> int:
-    """Transitions that pass at once: few on a CPU, whose caches then hold the maps."""
-    return 4 if device.type == "cpu" else 64
 
 
 @torch.no_grad()
