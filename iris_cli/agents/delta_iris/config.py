@@ -224,7 +224,7 @@ _SMALL = DeltaIrisConfig(
     preset="small",
     tokenizer=TokenizerConfig(
         latent_channels=16, base_channels=32, channel_multipliers=(1, 2), halvings=(1, 0), patch=4, past_channels=16,
-        codes=256, code_width=32, segment_length=6, batch_size=8, learning_rate=5e-4,
+        codes=256, code_width=32, segment_length=6, batch_size=8, learning_rate=2e-3,
     ),
     dynamics=DynamicsConfig(
         channel_multipliers=(1, 2), halvings=(1, 0), patch=4, width=128, max_blocks=22, segment_length=16,
