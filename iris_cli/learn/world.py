@@ -47,6 +47,10 @@ class PolicyOutput(Protocol):
         """(B,) discounted return that it expects."""
 
     @property
+    def logits_values(self) -> Tensor | None:
+        """(B, buckets) of the distribution that the values are the means of, or None where values are scalars."""
+
+    @property
     def memory(self) -> Any:
         """What to hand in with the next view."""
 

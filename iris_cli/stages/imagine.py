@@ -216,7 +216,8 @@ class _Dreamed:
 
 def _film(run: Run, real: Column, dream: _Dreamed, meanings: list[str]) -> Film:
     images = torch.from_numpy(np.ascontiguousarray(real.frames)).to(run.device).permute(0, 3, 1, 2)
-    seen = Column(label="reconstruction", frames=_pixels(run.agent.see(images)))
+    between = torch.tensor(dream.actions[: len(images) - 1], dtype=torch.int64, device=run.device)
+    seen = Column(label="reconstruction", frames=_pixels(run.agent.reconstruct(images, between)))
     return Film(columns=(real, seen, dream.column()), actions=tuple(meanings[action] for action in dream.actions))
 
 

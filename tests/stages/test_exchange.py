@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from torch import Tensor
 
 import iris_cli
 from iris_cli import load_agent
+from iris_cli.agents.delta_iris.agent import Agent as DeltaAgent
+from iris_cli.agents.delta_iris.checkpoint import to_published as delta_to_published
+from iris_cli.agents.delta_iris.config import PRESETS, DeltaIrisConfig
 from iris_cli.agents.iris.agent import Agent
 from iris_cli.agents.iris.checkpoint import to_published
 from iris_cli.agents.iris.config import ActorCriticConfig, DynamicsConfig, IrisConfig, TokenizerConfig
@@ -24,6 +28,12 @@ CONFIG = IrisConfig(
     dynamics=DynamicsConfig(layers=2, heads=2, width=16, max_blocks=3, segment_length=3),
     actor_critic=ActorCriticConfig(channels=(4, 4, 4, 4), lstm_width=8),
 )  # fmt: skip
+DELTA_TINY = PRESETS["tiny"]
+DELTA = DeltaIrisConfig(
+    tokenizer=replace(DELTA_TINY.tokenizer, patch=1, halvings=(1, 1)),
+    dynamics=replace(DELTA_TINY.dynamics, patch=1, channel_multipliers=(1, 1, 1), halvings=(1, 1, 1)),
+    actor_critic=replace(DELTA_TINY.actor_critic, patch=1),
+)
 HEADS = ("dynamics.heads=2",)  # the file does not tell
 
 
@@ -165,3 +175,38 @@ def test_the_public_names_are_there() -> None:
         assert getattr(iris_cli, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         iris_cli.nothing  # noqa: B018
+
+
+def test_a_delta_iris_checkpoint_is_recognised_and_its_run_has_the_surface_of_the_contract(
+    workplace: Path, command: Callable[..., Result]
+) -> None:
+    torch.manual_seed(0)
+    theirs = DeltaAgent(DELTA, 6).eval()
+    torch.save(delta_to_published(theirs), "last.pt")
+    draws = torch.Generator().manual_seed(1)
+    past, frames = torch.randint(256, (2, 3, 3, 64, 64), dtype=torch.uint8, generator=draws)
+    actions = torch.randint(6, (3,), generator=draws)
+
+    result = command("import-checkpoint", "last.pt", "--env", "Pong", "--run", "runs/delta", "--set", HEADS[0])
+    assert result.exit_code == 0, result.output
+    agent = load_agent("runs/delta", device="cpu")
+
+    tokens = agent.tokenizer.encode(past, actions, frames)
+    assert torch.equal(tokens, theirs.tokenizer.encode(past, actions, frames))
+    assert tokens.shape == (3, 4)
+    decoded = agent.tokenizer.decode(past, actions, tokens)
+    assert torch.equal(decoded, theirs.tokenizer.decode(past, actions, tokens))
+    with torch.no_grad():
+        output = agent.dynamics(frames[None], actions[None], tokens[None])
+        expected = theirs.dynamics(frames[None], actions[None], tokens[None])
+    assert torch.equal(output.logits_tokens, expected.logits_tokens)
+    assert (output.logits_tokens.shape, output.logits_ends.shape) == ((1, 12, 32), (1, 3, 2))
+    second = agent.actor_critic(decoded, agent.actor_critic(decoded, None).memory)
+    assert (second.logits_actions.shape, second.values.shape) == ((3, 6), (3,))
+    assert "perceptual" not in result.output
+
+    result = command("export-checkpoint", "back.pt", "--run", "runs/delta")
+    assert result.exit_code == 0, result.output
+    back, there = (torch.load(name, weights_only=True) for name in ("back.pt", "last.pt"))
+    assert list(back) == list(there)
+    assert all(torch.equal(back[name], tensor) for name, tensor in there.items())

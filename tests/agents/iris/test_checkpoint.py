@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from iris_cli.agents import read_published
 from iris_cli.agents.iris.agent import Agent
-from iris_cli.agents.iris.checkpoint import config_from_state_dict, load_published, read_published, to_published
+from iris_cli.agents.iris.checkpoint import config_from_state_dict, load_published, to_published
 from iris_cli.agents.iris.config import PRESETS, DynamicsConfig, IrisConfig, TokenizerConfig
 from iris_cli.errors import CheckpointError
 from iris_cli.nn.lpips import LPIPS
@@ -196,7 +197,10 @@ def test_block_causal_attention_is_read_from_the_mask(tiny: dict[str, Tensor], g
 def test_a_file_is_read_as_it_was_written(tiny: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(OrderedDict(tiny), tmp_path / "last.pt")
 
-    assert equal(read_published(tmp_path / "last.pt"), tiny)
+    agent, state = read_published(tmp_path / "last.pt")
+
+    assert agent == "iris"
+    assert equal(state, tiny)
 
 
 class Bomb:
