@@ -22,6 +22,7 @@ class Rollout:
         rewards: (B, H) float32 after step t.
         ends: (B, H) bool, whether the episode ended with step t. The steps after an end are kept.
         bootstrap: (B,) value of the view after the last step.
+        discounts: (B, H) float32 in [0, 1] as imagined, or None where the world knows of ends only.
     """
 
     logits_actions: Tensor
@@ -30,6 +31,7 @@ class Rollout:
     rewards: Tensor
     ends: Tensor
     bootstrap: Tensor
+    discounts: Tensor | None = None
 
 
 @torch.no_grad()

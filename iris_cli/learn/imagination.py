@@ -33,6 +33,7 @@ def imagine(
         A rollout of H - 1 transitions.
     """
     logits, values, actions, rewards, ends = [], [], [], [], []
+    discounts: list[torch.Tensor] = []
     output = actor_critic(dream.view, memory)
     for _ in range(horizon - 1):  # Hot path: nothing here waits for the device.
         action = output.logits_actions.argmax(-1) if greedy else sample(output.logits_actions.detach(), generator)
@@ -42,6 +43,8 @@ def imagine(
         actions.append(action)
         rewards.append(outcome.rewards)
         ends.append(outcome.ends)
+        if outcome.discounts is not None:
+            discounts.append(outcome.discounts)
         output = actor_critic(dream.view, output.memory)
     return Rollout(
         logits_actions=torch.stack(logits, 1),
@@ -50,4 +53,5 @@ def imagine(
         rewards=torch.stack(rewards, 1),
         ends=torch.stack(ends, 1),
         bootstrap=output.values,
+        discounts=torch.stack(discounts, 1) if discounts else None,
     )
