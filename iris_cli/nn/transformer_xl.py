@@ -5,7 +5,6 @@ of a head's; u and v are shared by all layers; nothing is normalised after the l
 same weights. Members are named as in the published state dict.
 """
 
-import copy
 import math
 
 import torch
@@ -34,8 +33,9 @@ class TransformerXL(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.u_bias = nn.Parameter(nn.init.xavier_uniform_(torch.empty(heads, head_width)))
         self.v_bias = nn.Parameter(nn.init.xavier_uniform_(torch.empty(heads, head_width)))
-        first = _Layer(heads, head_width, width, feedforward, dropout)
-        self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(layers))
+        self.layers = nn.ModuleList(_Layer(heads, head_width, width, feedforward, dropout) for _ in range(layers))
+        for layer in self.layers:
+            layer.load_state_dict(self.layers[0].state_dict())
 
     def new_cache(self, batch: int, max_tokens: int) -> KVCache:
         """An empty cache for `batch` sequences, on the device of the weights."""
