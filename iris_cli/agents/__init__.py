@@ -5,9 +5,10 @@ from types import ModuleType
 from typing import Any
 
 from iris_cli.agents.iris import config as iris_config
+from iris_cli.agents.twm import config as twm_config
 from iris_cli.errors import ConfigError
 
-AGENTS = ("iris",)
+AGENTS = ("iris", "twm")
 
 
 def build(agent: str, config: Any, num_actions: int) -> Any:
@@ -18,9 +19,13 @@ def build(agent: str, config: Any, num_actions: int) -> Any:
     """
     match agent:  # networks are imported here, so that settings can be read without torch
         case "iris":
-            from iris_cli.agents.iris.agent import Agent
+            from iris_cli.agents.iris.agent import Agent as Iris
 
-            return Agent(config, num_actions)
+            return Iris(config, num_actions)
+        case "twm":
+            from iris_cli.agents.twm.agent import Agent as Twm
+
+            return Twm(config, num_actions)
     raise _unknown(agent)
 
 
@@ -52,7 +57,7 @@ def section_presets_for(agent: str) -> dict[str, dict[str, Any]]:
 
 
 def _settings(agent: str) -> ModuleType:
-    settings = {"iris": iris_config}
+    settings = {"iris": iris_config, "twm": twm_config}
     if not isinstance(agent, str) or agent not in settings:
         raise _unknown(agent)
     return settings[agent]

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,16 @@ from torch import Tensor
 
 import iris_cli
 from iris_cli import load_agent
+from iris_cli.agents import presets_for
 from iris_cli.agents.iris.agent import Agent
 from iris_cli.agents.iris.checkpoint import to_published
 from iris_cli.agents.iris.config import ActorCriticConfig, DynamicsConfig, IrisConfig, TokenizerConfig
+from iris_cli.agents.twm.agent import Agent as Twm
+from iris_cli.agents.twm.checkpoint import to_published as twm_published
+from iris_cli.agents.twm.config import TwmConfig
+from iris_cli.envs.spec import training_spec
 from iris_cli.errors import CheckpointError, ConfigError, RunError, ShapeError
+from iris_cli.run import Run
 from iris_cli.stages.exchange import import_checkpoint
 
 CONFIG = IrisConfig(
@@ -165,3 +172,31 @@ def test_the_public_names_are_there() -> None:
         assert getattr(iris_cli, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         iris_cli.nothing  # noqa: B018
+
+
+@torch.no_grad()
+def test_a_file_of_twm_becomes_a_run_of_twm_and_comes_back(workplace: Path, command: Callable[..., Result]) -> None:
+    torch.manual_seed(0)
+    tiny = presets_for("twm")["tiny"]
+    theirs = Twm(replace(tiny, tokenizer=replace(tiny.tokenizer, hidden_widths=(512, 512))), 6).eval()
+    torch.save(twm_published(theirs), "twm.pt")
+
+    result = command("import-checkpoint", "twm.pt", "--env", "Pong", "--run", "runs/twm")
+
+    assert result.exit_code == 0, result.output
+    agent = load_agent("runs/twm", device="cpu")
+    stacks = torch.randint(256, (2, 4, 64, 64), dtype=torch.uint8)
+    assert torch.equal(agent.tokenizer.encode(stacks), theirs.tokenizer.encode(stacks))
+    assert Run.open(Path("runs/twm"), device=torch.device("cpu")).environment == training_spec("Pong").as_grey_stacks()
+    result = command("export-checkpoint", "back.pt", "--run", "runs/twm")
+    assert result.exit_code == 0, result.output
+    back, before = (torch.load(name, weights_only=True) for name in ("back.pt", "twm.pt"))
+    assert back["config"] == before["config"]
+    assert all(torch.equal(back["state_dict"][name], value) for name, value in before["state_dict"].items())
+
+
+def test_a_file_of_twm_for_another_game_is_refused(workplace: Path) -> None:
+    torch.save(twm_published(Twm(TwmConfig(), 5)), "twm.pt")
+
+    with pytest.raises(CheckpointError, match="has 5 actions, but Pong has 6"):
+        import_checkpoint(Path("twm.pt"), env="Pong", device="cpu")

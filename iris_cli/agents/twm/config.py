@@ -10,23 +10,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from iris_cli.errors import ConfigError
+from iris_cli.learn.settings import between, positive
 
 IMAGE_SIZE = 64  # pixels, height and width of a frame
 STACK = 4  # grey frames that one observation consists of, the oldest first
-
-
-def _positive(section: str, config: object, names: tuple[str, ...]) -> None:
-    for name in names:
-        if getattr(config, name) <= 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}, but must be positive", where=f"{section}.{name}")
-
-
-def _between(section: str, config: object, names: tuple[str, ...], low: float, high: float) -> None:
-    for name in names:
-        if not low <= getattr(config, name) <= high:
-            raise ConfigError(
-                f"{name} is {getattr(config, name)}, but must lie in {low:g} to {high:g}", where=f"{section}.{name}"
-            )
 
 
 def _widths(section: str, config: object, names: tuple[str, ...]) -> None:
@@ -62,9 +49,9 @@ class TokenizerConfig:
     clip_norm: float = 100.0  # of the gradient
 
     def __post_init__(self) -> None:
-        _positive("tokenizer", self, ("base_channels", "batch_size", "learning_rate", "adam_epsilon", "clip_norm"))
-        _between("tokenizer", self, ("entropy_threshold", "l2_penalty"), 0, 1)
-        _between("tokenizer", self, ("entropy_weight", "consistency_weight"), 0, float("inf"))
+        positive("tokenizer", self, ("base_channels", "batch_size", "learning_rate", "adam_epsilon", "clip_norm"))
+        between("tokenizer", self, ("entropy_threshold", "l2_penalty"), 0, 1)
+        between("tokenizer", self, ("entropy_weight", "consistency_weight"), 0, float("inf"))
         _widths("tokenizer", self, ("hidden_widths",))
         if self.categoricals < 1 or self.categories < 2:
             raise ConfigError(
@@ -106,11 +93,11 @@ class DynamicsConfig:
     clip_norm: float = 100.0
 
     def __post_init__(self) -> None:
-        _positive("dynamics", self, ("layers", "heads", "head_width", "feedforward", "memory", "segment_length"))
-        _positive("dynamics", self, ("batch_size", "learning_rate", "adam_epsilon", "clip_norm", "width"))
-        _positive("dynamics", self, ("sampling_temperature",))
-        _between("dynamics", self, ("dropout", "gamma", "l2_penalty"), 0, 1)
-        _between("dynamics", self, ("latent_weight", "reward_weight", "discount_weight"), 0, float("inf"))
+        positive("dynamics", self, ("layers", "heads", "head_width", "feedforward", "memory", "segment_length"))
+        positive("dynamics", self, ("batch_size", "learning_rate", "adam_epsilon", "clip_norm", "width"))
+        positive("dynamics", self, ("sampling_temperature",))
+        between("dynamics", self, ("dropout", "gamma", "l2_penalty"), 0, 1)
+        between("dynamics", self, ("latent_weight", "reward_weight", "discount_weight"), 0, float("inf"))
         _widths("dynamics", self, ("latent_widths", "reward_widths", "discount_widths"))
         if self.width % 2:
             raise ConfigError(f"width is {self.width}, but half of it are sines", where="dynamics.width")
@@ -144,10 +131,10 @@ class ActorCriticConfig:
     clip_norm: float = 1.0  # of the actor's gradient and of the critic's, each for itself
 
     def __post_init__(self) -> None:
-        _positive("actor_critic", self, ("horizon", "batch_size", "learning_rate", "critic_learning_rate"))
-        _positive("actor_critic", self, ("adam_epsilon", "clip_norm"))
-        _between("actor_critic", self, ("lam", "restart_below", "entropy_threshold", "l2_penalty"), 0, 1)
-        _between("actor_critic", self, ("entropy_weight",), 0, float("inf"))
+        positive("actor_critic", self, ("horizon", "batch_size", "learning_rate", "critic_learning_rate"))
+        positive("actor_critic", self, ("adam_epsilon", "clip_norm"))
+        between("actor_critic", self, ("lam", "restart_below", "entropy_threshold", "l2_penalty"), 0, 1)
+        between("actor_critic", self, ("entropy_weight",), 0, float("inf"))
         _widths("actor_critic", self, ("actor_widths", "critic_widths"))
 
 
@@ -166,8 +153,8 @@ class ScheduleConfig:
     actor_critic_share: float = 0.7
 
     def __post_init__(self) -> None:
-        _positive("schedule", self, ("steps", "prefill", "budget"))
-        _between("schedule", self, ("tokenizer_share", "dynamics_share", "actor_critic_share"), 0, 1)
+        positive("schedule", self, ("steps", "prefill", "budget"))
+        between("schedule", self, ("tokenizer_share", "dynamics_share", "actor_critic_share"), 0, 1)
         if not self.prefill < self.steps or not 0 <= self.pretraining_budget < self.budget:
             raise ConfigError(
                 f"prefill {self.prefill} and pretraining_budget {self.pretraining_budget} must be parts of "
