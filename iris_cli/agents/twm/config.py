@@ -207,6 +207,6 @@ PRESETS = {
         actor_critic=ActorCriticConfig(
             actor_widths=(16,), critic_widths=(16,), horizon=5, batch_size=4, learning_rate=1e-3
         ),
-        schedule=ScheduleConfig(steps=200, prefill=20, budget=20_000, pretraining_budget=2_000),
+        schedule=ScheduleConfig(steps=200, prefill=20, budget=6_000, pretraining_budget=1_000),
     ),
 }  # fmt: skip
