@@ -9,6 +9,7 @@ from iris_cli.agents.twm import config as twm_config
 from iris_cli.errors import ConfigError
 
 AGENTS = ("iris", "twm")
+TRAINABLE = ("iris",)  # those that the stages know how to train, collect for and watch; the rest can act and be read
 
 
 def build(agent: str, config: Any, num_actions: int) -> Any:
@@ -45,6 +46,18 @@ def presets_for(agent: str) -> dict[str, Any]:
         ConfigError: for an unknown agent.
     """
     return _settings(agent).PRESETS
+
+
+def check_trainable(agent: str) -> None:
+    """Go on only with an agent that the stages know.
+
+    Raises:
+        ConfigError: for one that they cannot train yet.
+    """
+    if agent in AGENTS and agent not in TRAINABLE:
+        raise ConfigError(
+            f"no stage can train '{agent}' yet", where="agent", fix="An imported one can be evaluated and exported."
+        )
 
 
 def section_presets_for(agent: str) -> dict[str, dict[str, Any]]:
