@@ -192,8 +192,8 @@ class Dynamics(nn.Module):
             ends: (B, T) bool, terminated or truncated.
 
         Returns:
-            Parts loss_latents, loss_rewards, loss_discounts (they sum up to the total), cross_entropy and entropy of
-            the predicted latents in nats, reward_error and discount_error.
+            Parts loss_latents, loss_rewards, loss_discounts (they sum up to the total), cross_entropy
+            and predicted_entropy of the latents in nats, reward_error and discount_error.
         """
         config = self.config
         real = (~ends).float()  # (B, T)
@@ -209,7 +209,7 @@ class Dynamics(nn.Module):
         total = torch.stack(list(parts.values())).sum()
         parts |= {
             "cross_entropy": cross_entropy,
-            "entropy": entropies(output.logits_latents).sum(-1).mean(),
+            "predicted_entropy": entropies(output.logits_latents).sum(-1).mean(),
             "reward_error": errors.abs().mean(),
             "discount_error": (output.logits_discounts.sigmoid() - gammas).abs().mean(),
         }

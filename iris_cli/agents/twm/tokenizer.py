@@ -91,21 +91,21 @@ class Tokenizer(nn.Module):
             predicted: (..., K, C) normalised logits that the dynamics had for these latents, or None.
 
         Returns:
-            Parts loss_reconstruction, loss_entropy and maybe loss_consistency (they sum up to the total), and entropy,
-            a share of the uniform distribution's.
+            Parts loss_reconstruction, loss_latent_entropy and maybe loss_consistency (they sum up to the total),
+            latent_entropy, a share of the uniform distribution's, and pixel_error in [0, 1].
         """
         reconstructions = self.decoder(straight_through(latents, logits).flatten(0, -2))  # (N, 4, 64, 64)
         errors = reconstructions - stacks.reshape(reconstructions.shape).float() / 255
         entropy = normalised_entropies(logits).mean()
         parts = {
             "loss_reconstruction": (0.5 * errors.square() + HALF_LOG_TWO_PI).sum((-3, -2, -1)).mean(),
-            "loss_entropy": self.config.entropy_weight * F.relu(self.config.entropy_threshold - entropy),
+            "loss_latent_entropy": self.config.entropy_weight * F.relu(self.config.entropy_threshold - entropy),
         }
         if predicted is not None:
             # The released program's direction, the reverse of the paper's: the encoder follows the prediction.
             parts["loss_consistency"] = self.config.consistency_weight * cross_entropies(predicted, logits).mean()
         total = torch.stack(list(parts.values())).sum()
-        parts |= {"entropy": entropy, "pixel_error": errors.abs().mean()}
+        parts |= {"latent_entropy": entropy, "pixel_error": errors.abs().mean()}
         return Losses(total, {name: part.detach() for name, part in parts.items()})
 
     def fingerprint(self) -> str:

@@ -53,7 +53,7 @@ def is_published(losses: WorldLosses, golden: dict[str, Tensor], group: str) -> 
     names = {
         "obs_loss": "obs_loss",
         "loss_reconstruction": "dec_loss",
-        "loss_entropy": "z_entropy_loss",
+        "loss_latent_entropy": "z_entropy_loss",
         "loss_consistency": "enc_prior_loss",
         "pixel_error": "recon_mae",
         "dyn_loss": "dyn_loss",
@@ -63,6 +63,8 @@ def is_published(losses: WorldLosses, golden: dict[str, Tensor], group: str) -> 
         "loss_discounts": "discount_loss",
         "reward_error": "reward_mae",
         "discount_error": "discount_mae",
+        "latent_entropy": "z_norm_ent",
+        "predicted_entropy": "z_pred_ent",
     }
     for name, theirs in names.items():
         torch.testing.assert_close(ours[name], golden[f"out.{group}.metric.{theirs}"], **CLOSE)
@@ -77,7 +79,7 @@ def test_each_loss_is_the_published_one(agent: Agent, windows: Windows, golden: 
     for ours, theirs in (
         (losses.tokenizer.total.detach(), "obs_total"),
         (parts["loss_reconstruction"], "decoder"),
-        (parts["loss_entropy"], "entropy"),
+        (parts["loss_latent_entropy"], "entropy"),
         (parts["loss_consistency"], "consistency"),
         (losses.dynamics.total.detach(), "dyn_total"),
         (parts["loss_latents"], "z_pred"),

@@ -107,7 +107,7 @@ def test_the_entropy_term_raises_a_low_entropy_and_leaves_a_high_one() -> None:
 
         losses = tokenizer.loss(random_stacks(2), normal, most_probable(normal))
 
-        assert (losses.parts["loss_entropy"] > 0) == moves
+        assert (losses.parts["loss_latent_entropy"] > 0) == moves
 
 
 def test_latents_are_one_hot_draws_that_a_generator_determines() -> None:
