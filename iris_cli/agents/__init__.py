@@ -77,5 +77,6 @@ def _settings(agent: str) -> ModuleType:
 
 
 def _unknown(agent: str) -> ConfigError:
-    nearest = difflib.get_close_matches(str(agent), AGENTS, n=1, cutoff=0.0)
-    return ConfigError(f"there is no agent '{agent}'", where="agent", fix=f"Did you mean {nearest[0]}?")
+    near = difflib.get_close_matches(str(agent), AGENTS, n=1, cutoff=0.5)
+    fix = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(AGENTS)}."
+    return ConfigError(f"there is no agent '{agent}'", where="agent", fix=fix)
