@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from iris_cli.agents import build, config_for, section_presets_for
+from iris_cli.agents import build, check_trainable, config_for, section_presets_for
 from iris_cli.card import FORMAT, read_card
 from iris_cli.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint, write_atomically, write_checkpoint
 from iris_cli.config import dump_yaml, to_mapping, updated
@@ -186,6 +186,7 @@ class Run:
             if training:
                 lock.callback(os.close, _lock(directory))
                 card = read_card(directory)  # as it is now that nobody else writes
+                check_trainable(card["agent"])
             try:
                 published = config_for(card["agent"])
                 config = updated(published, card["config"], where=lambda *keys: str(directory / "run.yaml"), presets={})

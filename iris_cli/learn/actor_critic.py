@@ -29,6 +29,7 @@ class Rollout:
         views: (B, H + 1, ...) what the policy looked at, the one after the last step included, or None if not kept.
         logits_values: (B, H, buckets) with gradient, where the values are means of distributions.
         baselines: (B, H) values by which returns and advantages are made instead, as a slower network sees them.
+        discounts: (B, H) float32 in [0, 1] as imagined, or None where the world knows of ends only.
     """
 
     logits_actions: Tensor
@@ -40,6 +41,7 @@ class Rollout:
     views: Tensor | None = None
     logits_values: Tensor | None = None
     baselines: Tensor | None = None
+    discounts: Tensor | None = None
 
 
 @dataclass(frozen=True)

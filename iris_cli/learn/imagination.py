@@ -58,6 +58,7 @@ def imagine(
             views.append(dream.view)
     last = critic(dream.view, memory if target is None else critic_memory)
     distributions = [output.logits_values for output in outputs if output.logits_values is not None]
+    discounts = [outcome.discounts for outcome in outcomes if outcome.discounts is not None]
     return Rollout(
         logits_actions=torch.stack([output.logits_actions for output in outputs], 1),
         actions=torch.stack(actions, 1),
@@ -68,6 +69,7 @@ def imagine(
         views=torch.stack(views, 1) if keep_views else None,
         logits_values=torch.stack(distributions, 1) if distributions else None,
         baselines=torch.stack(baselines, 1) if baselines else None,
+        discounts=torch.stack(discounts, 1) if discounts else None,
     )
 
 

@@ -28,25 +28,28 @@ def import_checkpoint(
     device: str = "auto",
     assignments: tuple[str, ...] = (),
 ) -> Report:
-    """Make a run of a state dict as the published trainer writes it.
+    """Make a run of what a published trainer wrote; of which agent, the file tells.
 
     Args:
-        source: last.pt, with or without the perceptual network's keys; with them, further training uses it.
+        source: of IRIS (with or without the perceptual network's keys; with them, further training uses it) and Δ-IRIS
+            a state dict; of TWM settings and a state dict.
         env: the game it was trained on, which the file does not name.
         run, dataset: paths; by default runs/ and data/ with the game's name.
         device: for the run that is returned.
         assignments: settings in place of those read off the file, such as dynamics.heads=2.
 
     Raises:
-        CheckpointError: if the file is no such state dict, or the game has another number of actions.
+        CheckpointError: if the file is no such thing, or the game has another number of actions.
     """
     environment, changes = training_spec(env), parse_assignments(assignments)
-    name, state = read_published(source)
+    name, content = read_published(source)
     published = published_format(name)
+    if name == "twm":
+        environment = environment.as_grey_stacks()
     dynamics = changes.get("dynamics")
     heads = dynamics.get("heads") if isinstance(dynamics, dict) else None
     heads = None if heads is None else convert(heads, int, where="--set", name="dynamics.heads")
-    config, num_actions = published.config_from_state_dict(state, heads=heads)
+    config, num_actions = published.config_from_published(content, heads=heads)
     config = updated(config, changes, where=lambda *keys: "--set " + ".".join(keys), presets=section_presets_for(name))
     if actions_of(environment) != num_actions:
         raise CheckpointError(
@@ -54,8 +57,8 @@ def import_checkpoint(
             where=source,
         )
     agent = build(name, config, num_actions)
-    published.load_published(agent, state)
-    perceptual = any(name.startswith("tokenizer.lpips.") for name in state)
+    published.load_published(agent, content)
+    perceptual = any(name.startswith("tokenizer.lpips.") for name in content)
     if perceptual:
         config = replace(config, tokenizer=replace(config.tokenizer, lpips=LPIPS_FILE))
     directory = run or Path("runs") / environment.stem
@@ -87,21 +90,22 @@ def export_checkpoint(run: Run, target: Path) -> Report:
     figures: dict[str, float | int | str] = {}
     if _may_have_lpips(run):
         lpips = run.directory / run.config.tokenizer.lpips
-        state = published.to_published(run.agent, load_lpips(lpips) if lpips.is_file() else None)
+        content = published.to_published(run.agent, load_lpips(lpips) if lpips.is_file() else None)
         missing = "not included; the published program needs them"
         figures["perceptual_weights"] = "included" if lpips.is_file() else missing
     else:
-        state = published.to_published(run.agent)
+        content = published.to_published(run.agent)
+    entries = len(content.get("state_dict", content))
     draft = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, draft)
+        torch.save(content, draft)
         draft.replace(target)
     except (OSError, RuntimeError) as error:
         if draft.is_file():
             draft.unlink()
         raise CheckpointError(f"the file cannot be written ({error})", where=target) from None
-    return Report(stage="export-checkpoint", figures={"entries": len(state)} | figures, files={"checkpoint": target})
+    return Report(stage="export-checkpoint", figures={"entries": entries} | figures, files={"checkpoint": target})
 
 
 def _may_have_lpips(run: Run) -> bool:

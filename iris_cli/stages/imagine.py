@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from iris_cli import console, interrupts
+from iris_cli.agents import check_trainable
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, Interrupted, RunError
 from iris_cli.learn.acting import Actor
@@ -62,6 +63,7 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
     Raises:
         RunError: if the tokenizer was never trained, or stored episodes are wanted and too short.
     """
+    check_trainable(run.agent_name)
     needs_training(run, "tokenizer")
     if settings.context > run.config.dynamics.max_blocks:
         raise ConfigError(

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from iris_cli import interrupts, load_agent
-from iris_cli.agents import AGENTS
+from iris_cli.agents import TRAINABLE
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.errors import ConfigError, Interrupted, RunError, TrainingError
 from iris_cli.failures import read_failure
@@ -89,7 +89,7 @@ def test_tokenizer_and_dynamics_learn_pong(pong: Path, new_run: NewRun, monkeypa
     assert lines[-1]["update"] == 100
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", TRAINABLE)
 @pytest.mark.parametrize("component", STAGES)
 def test_a_stage_changes_its_own_component_alone(pong: Path, new_run: NewRun, agent: str, component: str) -> None:
     run = trained(new_run(pong, agent=agent))
@@ -104,7 +104,7 @@ def test_a_stage_changes_its_own_component_alone(pong: Path, new_run: NewRun, ag
 # Stopping and going on
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", TRAINABLE)
 @pytest.mark.parametrize("component", STAGES)
 def test_an_interrupt_stops_after_the_update_and_the_rest_makes_it_whole(
     pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, agent: str, component: str
@@ -206,20 +206,24 @@ def test_an_interrupt_in_the_middle_of_a_print_is_still_a_request(pong: Path) ->
 
 # Numbers that go wrong
 
-PLANTED = {  # component -> a parameter, the part of the loss it spoils, and metrics it leaves alone
-    "tokenizer": ("decoder.layers.0.bias", "reconstruction_loss", ("commitment_loss", "perplexity")),
-    "dynamics": ("head_ends.2.bias", "loss_ends", ("loss_tokens", "loss_rewards")),
-    "actor_critic": ("critic_linear.bias", "loss_actions", ("loss_entropy", "rewards", "ends")),
+# Agent and component -> a parameter, the part of the loss it spoils, and metrics it leaves alone.
+PLANTED = {
+    ("iris", "tokenizer"): ("decoder.layers.0.bias", "reconstruction_loss", ("commitment_loss", "perplexity")),
+    ("iris", "dynamics"): ("head_ends.2.bias", "loss_ends", ("loss_tokens", "loss_rewards")),
+    ("iris", "actor_critic"): ("critic_linear.bias", "loss_actions", ("loss_entropy", "rewards", "ends")),
+    ("delta-iris", "tokenizer"): ("decoder.decoder.6.bias", "l1_loss", ("commitment_loss", "perplexity")),
+    ("delta-iris", "dynamics"): ("head_ends.2.bias", "loss_ends", ("loss_tokens", "loss_rewards")),
+    ("delta-iris", "actor_critic"): ("model.critic_linear.bias", "loss_values", ("loss_entropy", "rewards", "ends")),
 }
 
 
-@pytest.mark.parametrize("component", STAGES)
+@pytest.mark.parametrize(("agent", "component"), PLANTED)
 def test_a_step_that_is_not_finite_stops_at_its_update_and_its_file_gives_it_again(
-    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, component: str
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, agent: str, component: str
 ) -> None:
-    run = trained(new_run(pong))
+    run = trained(new_run(pong, agent=agent))
     run.save()
-    number, (parameter, part, others) = run.checkpoint_number, PLANTED[component]
+    number, (parameter, part, others) = run.checkpoint_number, PLANTED[agent, component]
 
     def plant_after_two(*_: object, **__: object) -> None:
         if run.progress.done == 2:
@@ -236,7 +240,7 @@ def test_a_step_that_is_not_finite_stops_at_its_update_and_its_file_gives_it_aga
     failure, again = read_failure(path), reopened(run)
     again.agent.load_state_dict(failure.weights)
     getattr(again.agent, component).train()
-    batch = failure.batch["frames"] if component == "tokenizer" else segments_of(failure.batch)
+    batch = segments_of(failure.batch) if "actions" in failure.batch else failure.batch["frames"]
     torch.manual_seed(99)  # what the file says is all that counts
     steps = LOSSES[component](again.agent, batch, Progress.restored(failure.state, again.device))
     parts = next(iter(next(iter(steps)))).losses.parts

@@ -25,14 +25,14 @@ from iris_cli.agents.delta_iris.config import (
 )
 from iris_cli.agents.delta_iris.dynamics import ACTION, REWARD_BUCKETS, Dynamics
 from iris_cli.errors import CheckpointError, ConfigError
-from iris_cli.nn.state_dict import count_named
+from iris_cli.nn.foreign import check_state_dict, count_named
 
 HEADS = {256: 4, 512: 8}  # of the published widths; the number of heads is not in the file
 _CONSTANTS = (".mask", ".indices")  # how their names end
 _FIX = "It should be the last.pt of a published Δ-IRIS agent."
 
 
-def config_from_state_dict(state: Mapping[str, Tensor], *, heads: int | None = None) -> tuple[DeltaIrisConfig, int]:
+def config_from_published(state: Mapping[str, Tensor], *, heads: int | None = None) -> tuple[DeltaIrisConfig, int]:
     """The settings and the number of actions that a published state dict was made with, as far as its shapes tell.
 
     How the components learn is not in the file: those settings are the published ones, of Crafter where rewards are
@@ -46,6 +46,7 @@ def config_from_state_dict(state: Mapping[str, Tensor], *, heads: int | None = N
     Raises:
         CheckpointError: if it is no state dict of a Δ-IRIS agent.
     """
+    check_state_dict(state)
     try:
         two_hot = len(state["world_model.head_rewards.head_module.2.bias"]) == REWARD_BUCKETS
         learning = PRESETS["crafter" if two_hot else "atari"]

@@ -25,8 +25,8 @@ from iris_cli.agents.iris.config import (
 from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.errors import CheckpointError, ConfigError
+from iris_cli.nn.foreign import check_state_dict, count_named
 from iris_cli.nn.lpips import LPIPS
-from iris_cli.nn.state_dict import count_named
 
 HEAD_WIDTH = 64  # of a published attention head; the number of heads is not in the file
 _LPIPS = "tokenizer.lpips."
@@ -34,7 +34,7 @@ _CONSTANTS = (".mask", ".indices")  # how their names end; they follow from the 
 _FIX = "It should be the last.pt of a published IRIS agent."
 
 
-def config_from_state_dict(state: Mapping[str, Tensor], *, heads: int | None = None) -> tuple[IrisConfig, int]:
+def config_from_published(state: Mapping[str, Tensor], *, heads: int | None = None) -> tuple[IrisConfig, int]:
     """The settings and the number of actions that a published state dict was made with, as far as its shapes tell.
 
     How the components learn is not in the file: those settings are the published ones.
@@ -46,6 +46,7 @@ def config_from_state_dict(state: Mapping[str, Tensor], *, heads: int | None = N
     Raises:
         CheckpointError: if it is no state dict of an IRIS agent.
     """
+    check_state_dict(state)
     try:
         config = IrisConfig(
             preset="imported",

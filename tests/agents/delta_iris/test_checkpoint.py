@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iris_cli.agents import read_published
 from iris_cli.agents.delta_iris.agent import Agent
-from iris_cli.agents.delta_iris.checkpoint import config_from_state_dict, load_published, to_published
+from iris_cli.agents.delta_iris.checkpoint import config_from_published, load_published, to_published
 from iris_cli.agents.delta_iris.config import PRESETS, DeltaIrisConfig
 from iris_cli.errors import CheckpointError
 from iris_cli.learn.optimizers import make_optimizer
@@ -139,7 +139,7 @@ def test_a_full_size_checkpoint_has_the_published_entries_and_comes_out_as_it_we
             tensor.copy_(torch.rand(tensor.shape) + scale)  # no two entries are alike
 
     state = to_published(agent)
-    config, read_actions = config_from_state_dict(state)
+    config, read_actions = config_from_published(state)
     other = Agent(config, read_actions)
     load_published(other, state)
 
@@ -157,7 +157,7 @@ def test_the_golden_checkpoint_comes_out_as_it_went_in(golden: Golden, agent: Ag
 
 
 def test_sizes_are_read_from_the_shapes(golden: Golden, golden_config: DeltaIrisConfig) -> None:
-    config, actions = config_from_state_dict(golden.state, heads=4)
+    config, actions = config_from_published(golden.state, heads=4)
 
     assert actions == golden.num_actions
     assert dataclasses.replace(
