@@ -100,8 +100,10 @@ def training_options(command: F) -> F:
     """What all commands share that make a run of a dataset, or go on with it."""
     for option in (
         click.option("--seed", type=SEED, help="Of a new run.  [default: 0]"),
-        click.option("--preset", help="Of a new run: published, small or tiny.  [default: published]"),
-        click.option("--agent", help="Of a new run.  [default: iris]"),
+        click.option(
+            "--preset", help="Of a new run: published, small, tiny (delta-iris: crafter).  [default: published]"
+        ),
+        click.option("--agent", help="Of a new run: iris or delta-iris.  [default: iris]"),
         click.option("--run", type=PATH, help="Run directory.  [default: runs/ and the dataset's name]"),
     ):
         command = option(command)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from iris_cli import console
-from iris_cli.agents import presets_for, section_presets_for
+from iris_cli.agents import check_trainable, presets_for, section_presets_for
 from iris_cli.card import newest_run
 from iris_cli.config import nearest, parse_assignments, updated
 from iris_cli.device import choose_device
@@ -144,6 +144,7 @@ def configured(agent: str, preset: str, changes: dict[str, Any]) -> Any:
     Raises:
         ConfigError: for an unknown agent, preset or setting.
     """
+    check_trainable(agent)
     presets = presets_for(agent)
     if "preset" in changes:
         raise ConfigError("a preset of the whole agent is not a single setting", where="--set", fix="Use --preset.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from iris_cli.agents import config_for, presets_for, section_presets_for
+from iris_cli.agents import check_trainable, config_for, presets_for, section_presets_for
 from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest, parse_assignments, updated
 from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.errors import ConfigError
@@ -233,6 +233,7 @@ def _entry(
 
 
 def _agent_config(document: Document, agent: str, preset: str, settings: Any, changes: dict[str, Any]) -> Any:
+    check_trainable(agent)
     presets = presets_for(agent)
     if preset not in presets:
         raise ConfigError(f"unknown preset '{preset}'", where=document.where("preset"), fix=nearest(preset, presets))

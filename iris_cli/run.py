@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from iris_cli.agents import build, config_for, section_presets_for
+from iris_cli.agents import build, check_trainable, config_for, section_presets_for
 from iris_cli.card import FORMAT, read_card
 from iris_cli.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint, write_atomically, write_checkpoint
 from iris_cli.config import dump_yaml, to_mapping, updated
@@ -38,6 +38,7 @@ from iris_cli.envs.spec import EnvSpec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, RunError, TrainingError
 from iris_cli.learn.optimizers import make_optimizer
+from iris_cli.learn.visits import Visits
 from iris_cli.progress import Progress
 from iris_cli.replay.dataset import Dataset
 from iris_cli.replay.lock import take_lock
@@ -74,6 +75,7 @@ class Run:
         self.progress: Progress | None = None
         self.checkpoint_number = 0
         self.round: int | None = None  # of the pipeline that is being carried out, for metrics
+        self._visits: dict[str, Visits] = {}
         self._invocations: dict[str, int] = {}
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
         self._optimizer_states: dict[str, Any] = {}
@@ -184,6 +186,7 @@ class Run:
             if training:
                 lock.callback(os.close, _lock(directory))
                 card = read_card(directory)  # as it is now that nobody else writes
+                check_trainable(card["agent"])
             try:
                 published = config_for(card["agent"])
                 config = updated(published, card["config"], where=lambda *keys: str(directory / "run.yaml"), presets={})
@@ -218,6 +221,7 @@ class Run:
             self.checkpoint_number = state["number"]
             self._invocations, self._saved_progress = state["invocations"], state["progress"]
             self._metrics_bytes = state["metrics_bytes"]
+            self._visits = {name: Visits(counts) for name, counts in state.get("visits", {}).items()}
             self._optimizer_states = checkpoint.optimizers
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -243,6 +247,7 @@ class Run:
             "progress": self._saved_progress if self.progress is None else self.progress.state(),
             "cursor": self.cursor,
             "collected": self.collected,
+            "visits": {name: visits.counts.tolist() for name, visits in self._visits.items()},
             "metrics_bytes": self._metrics_bytes or 0,
             "time": time.time(),
         }
@@ -392,6 +397,10 @@ class Run:
                     ) from None
             self._optimizers[component] = optimizer
         return self._optimizers[component]
+
+    def visits(self, component: str) -> Visits:
+        """How often a component drew each episode of the dataset."""
+        return self._visits.setdefault(component, Visits([]))
 
     def fingerprint(self) -> str:
         """16 hex digits of all weights: which agent a report is about."""

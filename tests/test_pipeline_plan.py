@@ -92,6 +92,19 @@ def test_make_atari100k_takes_any_pipeline(repository: Path) -> None:
     assert "iris run pipelines/atari100k-staged.yaml --agent iris --game Qbert --seed 0" in said
 
 
+def test_atari_100k_of_delta_iris_is_the_published_schedule(repository: Path) -> None:
+    planned = make_plan(repository / "pipelines" / "atari100k-delta-iris.yaml", game="Qbert")
+
+    assert planned.totals() == {
+        "environment steps": 100_000,
+        "tokenizer updates": 119_000,
+        "dynamics updates": 66_000,
+        "actor-critic updates": 105_000,
+    }
+    assert (planned.agent, planned.config.preset, planned.rounds) == ("delta-iris", "atari", 600)
+    assert all(stage.settings.temperature == 1.0 for stage in planned.stages if stage.stage == "evaluate")
+
+
 def test_the_demo_is_small_and_ends_with_a_video(repository: Path) -> None:
     planned = make_plan(repository / "pipelines" / "demo.yaml")
 

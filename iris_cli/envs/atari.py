@@ -25,15 +25,7 @@ Step = tuple[Frame, float, bool, bool, Info]
 
 def make_atari(spec: EnvSpec) -> gymnasium.Env[Frame, int]:
     """The game behind the published wrappers: observations (64, 64, 3) uint8, Discrete(A) actions."""
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner from every worker
-    gymnasium.register_envs(ale_py)
-    env: gymnasium.Env[Frame, int] = ale_py.AtariEnv(
-        game=gymnasium.spec(spec.id).kwargs["game"],
-        frameskip=1,
-        repeat_action_probability=0.0,
-        full_action_space=False,
-        max_num_frames_per_episode=None,  # ours counts, below
-    )
+    env = bare_game(spec)
     if spec.clip_rewards:
         env = gymnasium.wrappers.TransformReward(env, lambda reward: float(np.sign(float(reward))))
     if spec.max_frames is not None:
@@ -42,6 +34,20 @@ def make_atari(spec: EnvSpec) -> gymnasium.Env[Frame, int]:
         env = NoOpReset(env, spec.noop_max)
     env = FrameSkip(env, spec.frame_skip)
     return LifeLossEnds(env) if spec.life_loss_ends else env
+
+
+def bare_game(spec: EnvSpec) -> gymnasium.Env[Frame, int]:
+    """The emulator alone: one game frame a step, no sticky actions, no time limit."""
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner from every worker
+    gymnasium.register_envs(ale_py)
+    env: gymnasium.Env[Frame, int] = ale_py.AtariEnv(
+        game=gymnasium.spec(spec.id).kwargs["game"],
+        frameskip=1,
+        repeat_action_probability=0.0,
+        full_action_space=False,
+        max_num_frames_per_episode=None,  # our own wrappers count
+    )
+    return env
 
 
 def resize(image: Frame) -> Frame:

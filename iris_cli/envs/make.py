@@ -1,8 +1,9 @@
-"""From a spec to an environment that gives frames (64, 64, 3) uint8 and takes actions 0 to A - 1."""
+"""From a spec to an environment that gives frames (64, 64, 3 or 4) uint8 and takes actions 0 to A - 1."""
 
 import gymnasium
 
 from iris_cli.envs.atari import Frame, make_atari
+from iris_cli.envs.grey_stacks import GreyStack, make_grey_atari
 from iris_cli.envs.gymnasium_env import make_gymnasium
 from iris_cli.envs.spec import EnvSpec
 
@@ -13,6 +14,8 @@ def make(spec: EnvSpec) -> gymnasium.Env[Frame, int]:
     Raises:
         EnvironmentError_: if it cannot be made, its actions are not discrete, or it shows no images.
     """
+    if spec.view == "grey-stack":
+        return make_grey_atari(spec) if spec.kind == "atari" else GreyStack(make_gymnasium(spec))
     return make_atari(spec) if spec.kind == "atari" else make_gymnasium(spec)
 
 

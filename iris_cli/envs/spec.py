@@ -11,7 +11,8 @@ from typing import Any
 
 from iris_cli.errors import ConfigError, EnvironmentError_
 
-FRAME_SHAPE = (64, 64, 3)  # pixels and RGB of the frames that every environment gives
+FRAME_SHAPE = (64, 64, 3)  # pixels and RGB of the frames that environments give
+STACK = 4  # grey frames of an observation, where an environment gives stacks instead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +23,22 @@ class EnvSpec:
     kind: str  # atari | gymnasium; the second takes the environment as it is, without the wrappers below
     frame_skip: int = 4  # game frames per step; the last two are merged by their maximum
     noop_max: int = 30  # a real reset plays 1 to this many game frames without acting; 0: none
-    max_frames: int | None = 20_000  # game frames per episode, no-ops included; None: no limit
+    max_frames: int | None = 20_000  # game frames per episode, no-ops included (not with stacks); None: no limit
     life_loss_ends: bool = True  # a lost life ends the episode, and the game goes on in the next one
     clip_rewards: bool = False  # each game frame's reward becomes its sign
-    resize: str = "pil-bilinear"  # of each game frame, before the maximum over two
+    resize: str = "pil-bilinear"  # of each game frame, before the maximum over two; area: after it, for grey stacks
+    view: str = "rgb"  # rgb: one frame in colours (IRIS); grey-stack: the last four grey frames (TWM)
 
     def __post_init__(self) -> None:
         if self.kind not in ("atari", "gymnasium"):
             raise ConfigError(f"{self.kind!r} is not one of atari, gymnasium", where="environment.kind")
-        if self.resize != "pil-bilinear":
-            raise ConfigError(f"{self.resize!r} is not pil-bilinear, the only resize", where="environment.resize")
+        if self.view not in ("rgb", "grey-stack"):
+            raise ConfigError(f"{self.view!r} is not one of rgb, grey-stack", where="environment.view")
+        resize = "area" if self.kind == "atari" and self.view == "grey-stack" else "pil-bilinear"
+        if self.resize != resize:
+            raise ConfigError(
+                f"{self.resize!r} is not {resize}, the only resize of such frames", where="environment.resize"
+            )
         if self.frame_skip < 1 or self.noop_max < 0 or (self.max_frames is not None and self.max_frames < 1):
             raise ConfigError(
                 f"frame_skip {self.frame_skip} and max_frames {self.max_frames} must be positive, "
@@ -55,9 +62,14 @@ class EnvSpec:
         """The name for files: "pong", "cartpole_v1"."""
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower())
 
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Of what the environment gives: (64, 64, 3) RGB, or (64, 64, 4) grey frames, the newest last."""
+        return FRAME_SHAPE if self.view == "rgb" else (*FRAME_SHAPE[:2], STACK)
+
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON."""
-        return asdict(self)
+        """Plain values for YAML and JSON. RGB is not named: datasets from before there were stacks stay equal."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("view", "rgb")}
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "EnvSpec":
@@ -76,10 +88,18 @@ class EnvSpec:
         return cls(**mapping)
 
     def for_testing(self) -> "EnvSpec":
-        """The published settings for scores: 30 minutes of play, exactly one no-op, whole games, raw rewards."""
+        """The published settings for scores: 30 minutes of play, one no-op (stacks: none), whole games, raw rewards."""
         if self.kind != "atari":
             return self
+        if self.view == "grey-stack":
+            return replace(self, max_frames=108_000, noop_max=0, life_loss_ends=False, clip_rewards=False)
         return replace(self, max_frames=108_000, noop_max=1, life_loss_ends=False, clip_rewards=False)
+
+    def as_grey_stacks(self) -> "EnvSpec":
+        """The same environment as TWM was published to train in: grey stacks, 27,000 steps at most from any reset."""
+        if self.kind != "atari":
+            return replace(self, view="grey-stack")
+        return replace(self, view="grey-stack", resize="area", max_frames=108_000)
 
 
 def training_spec(name: str) -> EnvSpec:

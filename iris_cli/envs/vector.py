@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from iris_cli.envs.atari import Frame
 from iris_cli.envs.make import action_meanings, make
-from iris_cli.envs.spec import FRAME_SHAPE, EnvSpec
+from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import EnvironmentError_, IrisError
 
 RESET = -1  # in a state's list of actions: a reset that went on with the same game
@@ -26,7 +26,7 @@ RESET = -1  # in a state's list of actions: a reset that went on with the same g
 class Steps:
     """What E environments gave for one action each."""
 
-    frames: NDArray[np.uint8]  # (E, 64, 64, 3) after the action
+    frames: NDArray[np.uint8]  # (E, 64, 64, 3), or 4 for grey stacks, after the action
     rewards: NDArray[np.float32]  # (E,) raw
     terminations: NDArray[np.bool_]  # (E,) the game is over or, in training, a life was lost
     truncations: NDArray[np.bool_]  # (E,) the time limit was reached
@@ -54,7 +54,7 @@ class VectorEnv:
             self.close()
             raise
         self.num_actions = len(self.action_meanings)
-        self._frames = np.zeros((num_envs, *FRAME_SHAPE), np.uint8)
+        self._frames = np.zeros((num_envs, *spec.frame_shape), np.uint8)
 
     def __enter__(self) -> "VectorEnv":
         return self
@@ -146,7 +146,7 @@ class _Game:
     def restore(self, state: dict[str, Any]) -> Frame:
         self._env.close()
         self._env, self._seed, self._actions = make(self._spec), None, []  # a new one: a reset would be a resumption
-        frame: Frame = np.zeros(FRAME_SHAPE, np.uint8)
+        frame: Frame = np.zeros(self._spec.frame_shape, np.uint8)
         if state["seed"] is not None:
             frame = self.reset(state["seed"])
         for action in state["actions"]:

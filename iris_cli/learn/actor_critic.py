@@ -12,6 +12,7 @@ from torch.distributions import Categorical
 
 from iris_cli.errors import ShapeError
 from iris_cli.learn.losses import Losses
+from iris_cli.nn.two_hot import TwoHotSymlog
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Rollout:
         ends: (B, H) bool, whether the episode ended with step t. The steps after an end are kept.
         bootstrap: (B,) value of the view after the last step.
         views: (B, H + 1, ...) what the policy looked at, the one after the last step included, or None if not kept.
+        logits_values: (B, H, buckets) with gradient, where the values are means of distributions.
+        baselines: (B, H) values by which returns and advantages are made instead, as a slower network sees them.
+        discounts: (B, H) float32 in [0, 1] as imagined, or None where the world knows of ends only.
     """
 
     logits_actions: Tensor
@@ -35,6 +39,9 @@ class Rollout:
     ends: Tensor
     bootstrap: Tensor
     views: Tensor | None = None
+    logits_values: Tensor | None = None
+    baselines: Tensor | None = None
+    discounts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Targets:
 
     Attributes:
         returns: (B, H) for the values.
-        advantages: (B, H), returns less values. Not normalised.
+        advantages: (B, H), returns less baselines. Not normalised.
         log_probs: (B, H) of the actions, under the policy that imagined them.
     """
 
@@ -90,14 +97,23 @@ def lambda_returns(rewards: Tensor, discounts: Tensor, values: Tensor, bootstrap
 
 @torch.no_grad()
 def targets_of(rollout: Rollout, *, gamma: float, lam: float) -> Targets:
-    """What to learn from a rollout, from the rewards, values and log-probabilities in it."""
+    """What to learn from a rollout, from the rewards, baselines (or values) and log-probabilities in it."""
     discounts = gamma * (~rollout.ends).float()
-    returns = lambda_returns(rollout.rewards, discounts, rollout.values, rollout.bootstrap, lam=lam)
-    return Targets(returns, returns - rollout.values, _policy(rollout).log_prob(rollout.actions))
+    baselines = rollout.values if rollout.baselines is None else rollout.baselines
+    returns = lambda_returns(rollout.rewards, discounts, baselines, rollout.bootstrap, lam=lam)
+    return Targets(returns, returns - baselines, _policy(rollout).log_prob(rollout.actions))
 
 
-def actor_critic_loss(rollout: Rollout, *, gamma: float, lam: float, entropy_weight: float) -> Losses:
-    """The published loss: REINFORCE with baseline, squared value error, entropy bonus.
+def actor_critic_loss(
+    rollout: Rollout,
+    *,
+    gamma: float,
+    lam: float,
+    entropy_weight: float,
+    until_end: bool = False,
+    two_hot: TwoHotSymlog | None = None,
+) -> Losses:
+    """The published loss: REINFORCE with baseline, value error, entropy bonus.
 
     Each is a mean over all B x H steps, those after an imagined end included: only the returns are cut there.
     Advantages are not normalised.
@@ -107,15 +123,18 @@ def actor_critic_loss(rollout: Rollout, *, gamma: float, lam: float, entropy_wei
         gamma: discount per step.
         lam: of the lambda-returns.
         entropy_weight: of the entropy, in nats.
+        until_end: leave out the steps after each row's first imagined end; the one that ends counts.
+        two_hot: what `rollout.logits_values` mean; the value error is then a cross-entropy, otherwise squared.
 
     Returns:
         Parts loss_actions, loss_values, loss_entropy (they sum up to the total), and means over the rollout:
         entropy, returns, values, rewards, ends.
     """
     targets, policy = targets_of(rollout, gamma=gamma, lam=lam), _policy(rollout)
-    entropy = policy.entropy().mean()
-    loss_actions = -(policy.log_prob(rollout.actions) * targets.advantages).mean()
-    return _losses(rollout, targets, loss_actions, entropy, entropy_weight=entropy_weight)
+    entropies = policy.entropy()
+    gains = policy.log_prob(rollout.actions) * targets.advantages
+    counts = until_first_end(rollout.ends) if until_end else None
+    return _losses(rollout, targets, gains, entropies, entropy_weight=entropy_weight, counts=counts, two_hot=two_hot)
 
 
 def clipped_loss(rollout: Rollout, targets: Targets, *, clip_ratio: float, entropy_weight: float) -> Losses:
@@ -137,12 +156,17 @@ def clipped_loss(rollout: Rollout, targets: Targets, *, clip_ratio: float, entro
     Source: Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equations 7 and 9.
     """
     policy = _policy(rollout)
-    entropy = policy.entropy().mean()
+    entropies = policy.entropy()
     ratios = (policy.log_prob(rollout.actions) - targets.log_probs).exp()
     within = ratios.clamp(1 - clip_ratio, 1 + clip_ratio)
-    loss_actions = -torch.minimum(ratios * targets.advantages, within * targets.advantages).mean()
-    losses = _losses(rollout, targets, loss_actions, entropy, entropy_weight=entropy_weight)
+    gains = torch.minimum(ratios * targets.advantages, within * targets.advantages)
+    losses = _losses(rollout, targets, gains, entropies, entropy_weight=entropy_weight)
     return Losses(losses.total, {**losses.parts, "clipped": (ratios.detach() != within.detach()).float().mean()})
+
+
+def until_first_end(ends: Tensor) -> Tensor:
+    """(B, H) bool, true up to and including the first end of each row; everywhere if there is none."""
+    return ends.long().cumsum(1) - ends.long() == 0
 
 
 def _policy(rollout: Rollout) -> Categorical:
@@ -150,18 +174,34 @@ def _policy(rollout: Rollout) -> Categorical:
 
 
 def _losses(
-    rollout: Rollout, targets: Targets, loss_actions: Tensor, entropy: Tensor, *, entropy_weight: float
+    rollout: Rollout,
+    targets: Targets,
+    gains: Tensor,
+    entropies: Tensor,
+    *,
+    entropy_weight: float,
+    counts: Tensor | None = None,
+    two_hot: TwoHotSymlog | None = None,
 ) -> Losses:
-    loss_values = F.mse_loss(rollout.values, targets.returns)
+    """The loss and its parts, from what each step (B, H) gains; means over all steps, or over those that count."""
+
+    def mean(steps: Tensor) -> Tensor:
+        return steps.mean() if counts is None else (steps * counts).sum() / counts.sum()
+
+    if two_hot is None or rollout.logits_values is None:
+        errors = F.mse_loss(rollout.values, targets.returns, reduction="none")
+    else:
+        errors = two_hot.loss(rollout.logits_values, targets.returns)
+    entropy, loss_actions, loss_values = mean(entropies), -mean(gains), mean(errors)
     loss_entropy = -entropy_weight * entropy
     parts = {
         "loss_actions": loss_actions,
         "loss_values": loss_values,
         "loss_entropy": loss_entropy,
         "entropy": entropy,
-        "returns": targets.returns.mean(),
-        "values": rollout.values.mean(),
-        "rewards": rollout.rewards.mean(),
-        "ends": rollout.ends.float().mean(),
+        "returns": mean(targets.returns),
+        "values": mean(rollout.values),
+        "rewards": mean(rollout.rewards),
+        "ends": mean(rollout.ends.float()),
     }
     return Losses(loss_actions + loss_values + loss_entropy, {name: part.detach() for name, part in parts.items()})

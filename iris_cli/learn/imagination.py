@@ -18,6 +18,7 @@ def imagine(
     *,
     greedy: bool = False,
     keep_views: bool = False,
+    target: tuple[Policy, object] | None = None,
 ) -> Rollout:
     """Let the policy act until it has seen `horizon` views.
 
@@ -32,32 +33,43 @@ def imagine(
         generator: draws the actions, on the dream's device; the dream may share it. None is torch's global one.
         greedy: take the most probable action instead.
         keep_views: whether the rollout keeps what the policy looked at.
+        target: another policy and its memory; it looks on without gradient, and its values are the baselines and the
+            bootstrap.
 
     Returns:
         A rollout of H - 1 transitions.
     """
-    logits, values, actions, rewards, ends = [], [], [], [], []
+    outputs, actions, outcomes, baselines = [], [], [], []
     views = [dream.view] if keep_views else []
-    output = actor_critic(dream.view, memory)
+    critic, critic_memory = (actor_critic, None) if target is None else target
     for _ in range(horizon - 1):  # Hot path: nothing here waits for the device.
+        output = actor_critic(dream.view, memory)
+        memory = output.memory
+        if target is not None:
+            with torch.no_grad():
+                onlooker = critic(dream.view, critic_memory)
+            critic_memory = onlooker.memory
+            baselines.append(onlooker.values)
         action = output.logits_actions.argmax(-1) if greedy else sample(output.logits_actions.detach(), generator)
-        outcome = dream.step(action)
-        logits.append(output.logits_actions)
-        values.append(output.values)
+        outputs.append(output)
         actions.append(action)
-        rewards.append(outcome.rewards)
-        ends.append(outcome.ends)
+        outcomes.append(dream.step(action))
         if keep_views:
             views.append(dream.view)
-        output = actor_critic(dream.view, output.memory)
+    last = critic(dream.view, memory if target is None else critic_memory)
+    distributions = [output.logits_values for output in outputs if output.logits_values is not None]
+    discounts = [outcome.discounts for outcome in outcomes if outcome.discounts is not None]
     return Rollout(
-        logits_actions=torch.stack(logits, 1),
+        logits_actions=torch.stack([output.logits_actions for output in outputs], 1),
         actions=torch.stack(actions, 1),
-        values=torch.stack(values, 1),
-        rewards=torch.stack(rewards, 1),
-        ends=torch.stack(ends, 1),
-        bootstrap=output.values,
+        values=torch.stack([output.values for output in outputs], 1),
+        rewards=torch.stack([outcome.rewards for outcome in outcomes], 1),
+        ends=torch.stack([outcome.ends for outcome in outcomes], 1),
+        bootstrap=last.values,
         views=torch.stack(views, 1) if keep_views else None,
+        logits_values=torch.stack(distributions, 1) if distributions else None,
+        baselines=torch.stack(baselines, 1) if baselines else None,
+        discounts=torch.stack(discounts, 1) if discounts else None,
     )
 
 

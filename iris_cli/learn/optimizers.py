@@ -1,9 +1,10 @@
 """Adam and AdamW as the three papers use them."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class OptimizerConfig(Protocol):
@@ -14,12 +15,23 @@ class OptimizerConfig(Protocol):
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Adam, or AdamW where `config.weight_decay` is positive: it then decays the weights of linear layers only.
+    """The optimizer of a component, by what its settings name.
 
-    Source: fact sheet of IRIS, sections 1 and 6; embeddings, norms, biases and convolutions never decay.
+    Plain Adam; with `adam_epsilon` and `l2_penalty` Adam whose decay of every parameter passes through its moments;
+    with a positive `weight_decay` AdamW that decays the weights of linear layers only. A module that has
+    `parameter_groups()` says by them which parameters learn at another rate.
+
+    Source: fact sheets of IRIS, sections 1 and 6 (embeddings, norms, biases and convolutions never decay), and of TWM,
+    section 4.3 (everything does).
     """
     decay = getattr(config, "weight_decay", 0.0)
     fused = next(module.parameters()).is_cuda
+    if hasattr(config, "l2_penalty"):
+        own_groups: Callable[[], Any] = getattr(module, "parameter_groups", module.parameters)
+        return torch.optim.Adam(
+            own_groups(), lr=config.learning_rate, eps=getattr(config, "adam_epsilon", 1e-8),
+            weight_decay=config.l2_penalty, fused=fused,
+        )  # fmt: skip
     if not decay:
         return torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=fused)
     linear = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
@@ -28,3 +40,15 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         {"params": [p for p in module.parameters() if id(p) not in linear], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)
+
+
+def step_groups(optimizer: torch.optim.Optimizer, clip_norm: float) -> list[Tensor]:
+    """Clip the gradient of each parameter group by itself, take a step, and drop the gradients.
+
+    Returns:
+        The norms () of the groups' gradients before clipping, on the device.
+    """
+    norms = [nn.utils.clip_grad_norm_(group["params"], clip_norm) for group in optimizer.param_groups]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norms

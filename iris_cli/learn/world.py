@@ -17,11 +17,13 @@ class Outcome:
         rewards: (B,) float32, as the dynamics knows them (a sign, in Atari).
         ends: (B,) bool, whether the episode ended with this step. The dream goes on all the same.
         view: (B, ...) what the policy looks at next, or None where it was not asked for.
+        discounts: (B,) float32 in [0, 1], if the dynamics knows more than `ends` about whether the episode goes on.
     """
 
     rewards: Tensor
     ends: Tensor
     view: Tensor | None
+    discounts: Tensor | None = None
 
 
 class Dream(Protocol):
@@ -45,6 +47,10 @@ class PolicyOutput(Protocol):
     @property
     def values(self) -> Tensor:
         """(B,) discounted return that it expects."""
+
+    @property
+    def logits_values(self) -> Tensor | None:
+        """(B, buckets) of the distribution that the values are the means of, or None where values are scalars."""
 
     @property
     def memory(self) -> Any:

@@ -157,7 +157,7 @@ class _Attention(nn.Module):
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))  # (B, n, E)
 
 
-def init_gpt(module: nn.Module, std: float) -> None:
+def init_gpt(module: nn.Module, std: float = 0.02) -> None:
     """Draw a Linear's or Embedding's weights from N(0, std) and zero its bias; for `Module.apply`."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=std)

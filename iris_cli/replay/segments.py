@@ -1,8 +1,9 @@
 """Segments of episodes, drawn from all steps of a dataset that are kept on the training device.
 
-Sampling as published (see `from_start` and `from_end`): uniform over episodes, so that steps of short episodes are
-drawn more often. An unfinished episode counts like the others, and so does each piece of one that several environments
-left in pieces: no segment crosses the boundary of a piece. Does not read files: `Dataset` does.
+Sampling as published (IRIS: `from_start`, `from_end`; Δ-IRIS: `around`, `reaching`): uniform over episodes, unless they
+are given weights, so that steps of short episodes are drawn more often. An unfinished episode counts like the others,
+and so does each piece of one that several environments left in pieces: no segment crosses the boundary of a piece. Does
+not read files: `Dataset` does.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -29,6 +30,7 @@ class Segments:
     ends: Tensor  # (B, T) bool, terminated or truncated after this step
     mask: Tensor  # (B, T) bool, False where padded
     tokens: Tensor | None  # (B, T, K) int64
+    episodes: Tensor | None = None  # (B,) int64 that they were drawn from, on the CPU
 
     def repeated(self, times: int) -> "Segments":
         """Each segment so many times in a row."""
@@ -141,16 +143,56 @@ class Replay:
         episodes, offsets = self._draw(batch, generator)
         return self._gather(episodes, offsets[:, None] + torch.arange(1 - length, 1), frames=frames, tokens=tokens)
 
+    def around(
+        self,
+        batch: int,
+        length: int,
+        generator: torch.Generator,
+        *,
+        weights: Tensor | None = None,
+        frames: bool = False,
+        tokens: bool = False,
+    ) -> Segments:
+        """Draw segments that hold a step uniform in its episode, anywhere in the segment; padded on both sides.
+
+        Arguments and errors as `from_start`; `weights` (episodes,) are their chances, up to a factor, on the CPU.
+        """
+        episodes, steps = self._draw(batch, generator, weights)
+        starts = steps - torch.randint(length, (batch,), generator=generator)
+        return self._gather(episodes, starts[:, None] + torch.arange(length), frames=frames, tokens=tokens)
+
+    def reaching(
+        self,
+        batch: int,
+        length: int,
+        generator: torch.Generator,
+        *,
+        weights: Tensor | None = None,
+        frames: bool = False,
+        tokens: bool = False,
+    ) -> Segments:
+        """Draw segments that hold a step uniform in its episode, and end with a real step; padded on the left.
+
+        A segment that would reach beyond its episode ends with the last step. Arguments and errors as `around`.
+        """
+        episodes, steps = self._draw(batch, generator, weights)
+        last = steps + torch.randint(length, (batch,), generator=generator)
+        last = torch.minimum(last, self._lengths[episodes] - 1)
+        return self._gather(episodes, last[:, None] + torch.arange(1 - length, 1), frames=frames, tokens=tokens)
+
     def random_frames(self, batch: int, generator: torch.Generator) -> Tensor:
         """(B, 3, 64, 64) uint8: an episode, then a step of it, both uniform; errors as `from_start`."""
         episodes, offsets = self._draw(batch, generator)
         return self.frames_at(self._starts[episodes] + offsets)
 
-    def _draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _draw(self, batch: int, generator: torch.Generator, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B,) episodes and (B,) steps counted from their first, on the CPU."""
         if not self.num_steps:
             raise DatasetError("the dataset has no steps to draw from", fix="Collect some: iris collect --env Pong")
-        episodes = torch.randint(self.num_episodes, (batch,), generator=generator)
+        if weights is None:
+            episodes = torch.randint(self.num_episodes, (batch,), generator=generator)
+        else:
+            episodes = torch.multinomial(weights, batch, replacement=True, generator=generator)
         fractions = torch.rand(batch, dtype=torch.float64, generator=generator)  # below 1 by enough never to round up
         return episodes, (fractions * self._lengths[episodes]).long()
 
@@ -167,6 +209,7 @@ class Replay:
             ends=self._ends[rows],
             mask=mask.to(self.device),
             tokens=_rows(self._tokens, rows) if tokens and self._tokens is not None else None,
+            episodes=episodes,
         )
 
     def _reserve(self, steps: int, *, kept: int) -> None:

@@ -188,8 +188,7 @@ class _Collection:
                 filled = slice(missing - known, missing)
                 frames[env, filled], mask[env, filled] = self._dataset.read("observations", stop - known, stop), True
                 missing -= known
-        if mask.any():
-            actor.burn_in(frames, mask)
+        actor.burn_in(frames, mask)
 
     def play(self, policy: _Policy, *, title: str) -> Report:
         """Play and commit `settings.steps` steps."""

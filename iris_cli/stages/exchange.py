@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from iris_cli.agents import build, section_presets_for
-from iris_cli.agents.iris.checkpoint import config_from_state_dict, load_published, read_published, to_published
+from iris_cli.agents import build, published_format, read_published, section_presets_for
 from iris_cli.config import convert, parse_assignments, updated
 from iris_cli.device import choose_device
 from iris_cli.envs.spec import training_spec
@@ -29,51 +28,55 @@ def import_checkpoint(
     device: str = "auto",
     assignments: tuple[str, ...] = (),
 ) -> Report:
-    """Make a run of a state dict as the published trainer writes it.
+    """Make a run of what a published trainer wrote; of which agent, the file tells.
 
     Args:
-        source: last.pt, with or without the perceptual network's keys; with them, further training uses it.
+        source: of IRIS (with or without the perceptual network's keys; with them, further training uses it) and Δ-IRIS
+            a state dict; of TWM settings and a state dict.
         env: the game it was trained on, which the file does not name.
         run, dataset: paths; by default runs/ and data/ with the game's name.
         device: for the run that is returned.
         assignments: settings in place of those read off the file, such as dynamics.heads=2.
 
     Raises:
-        CheckpointError: if the file is no such state dict, or the game has another number of actions.
+        CheckpointError: if the file is no such thing, or the game has another number of actions.
     """
     environment, changes = training_spec(env), parse_assignments(assignments)
-    state = read_published(source)
+    name, content = read_published(source)
+    published = published_format(name)
+    if name == "twm":
+        environment = environment.as_grey_stacks()
     dynamics = changes.get("dynamics")
     heads = dynamics.get("heads") if isinstance(dynamics, dict) else None
     heads = None if heads is None else convert(heads, int, where="--set", name="dynamics.heads")
-    config, num_actions = config_from_state_dict(state, heads=heads)
-    config = updated(
-        config, changes, where=lambda *keys: "--set " + ".".join(keys), presets=section_presets_for("iris")
-    )
+    config, num_actions = published.config_from_published(content, heads=heads)
+    config = updated(config, changes, where=lambda *keys: "--set " + ".".join(keys), presets=section_presets_for(name))
     if actions_of(environment) != num_actions:
         raise CheckpointError(
             f"the checkpoint has {num_actions} actions, but {environment.name} has {actions_of(environment)}",
             where=source,
         )
-    agent = build("iris", config, num_actions)
-    load_published(agent, state)
-    perceptual = any(name.startswith("tokenizer.lpips.") for name in state)
+    agent = build(name, config, num_actions)
+    published.load_published(agent, content)
+    perceptual = any(name.startswith("tokenizer.lpips.") for name in content)
     if perceptual:
         config = replace(config, tokenizer=replace(config.tokenizer, lpips=LPIPS_FILE))
     directory = run or Path("runs") / environment.stem
     imported = Run.create(
-        directory, agent="iris", config=config, environment=environment, num_actions=num_actions,
+        directory, agent=name, config=config, environment=environment, num_actions=num_actions,
         dataset=dataset or Path("data") / f"{environment.stem}.zarr", seed=0, device=choose_device(device),
         weights=agent.state_dict(), beside={LPIPS_FILE: load_lpips(source).state_dict()} if perceptual else {},
         imported={"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
     )  # fmt: skip
     imported.close()
     figures: dict[str, float | int | str] = {
+        "agent": name,
         "environment": environment.name,
         "actions": num_actions,
         "parameters": sum(parameter.numel() for parameter in agent.parameters()),
-        "perceptual_weights": "in the file, kept" if perceptual else "not in the file",
     }
+    if _may_have_lpips(imported):
+        figures["perceptual_weights"] = "in the file, kept" if perceptual else "not in the file"
     return Report(stage="import-checkpoint", figures=figures, files={"run": directory})
 
 
@@ -83,19 +86,28 @@ def export_checkpoint(run: Run, target: Path) -> Report:
     Raises:
         CheckpointError: if the run's networks have no place in that format, or the file cannot be written.
     """
-    lpips = run.directory / run.config.tokenizer.lpips
-    state = to_published(run.agent, load_lpips(lpips) if lpips.is_file() else None)
+    published = published_format(run.agent_name)
+    figures: dict[str, float | int | str] = {}
+    if _may_have_lpips(run):
+        lpips = run.directory / run.config.tokenizer.lpips
+        content = published.to_published(run.agent, load_lpips(lpips) if lpips.is_file() else None)
+        missing = "not included; the published program needs them"
+        figures["perceptual_weights"] = "included" if lpips.is_file() else missing
+    else:
+        content = published.to_published(run.agent)
+    entries = len(content.get("state_dict", content))
     draft = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, draft)
+        torch.save(content, draft)
         draft.replace(target)
     except (OSError, RuntimeError) as error:
         if draft.is_file():
             draft.unlink()
         raise CheckpointError(f"the file cannot be written ({error})", where=target) from None
-    figures: dict[str, float | int | str] = {
-        "entries": len(state),
-        "perceptual_weights": "included" if lpips.is_file() else "not included; the published program needs them",
-    }
-    return Report(stage="export-checkpoint", figures=figures, files={"checkpoint": target})
+    return Report(stage="export-checkpoint", figures={"entries": entries} | figures, files={"checkpoint": target})
+
+
+def _may_have_lpips(run: Run) -> bool:
+    """Whether the run's agent can learn by a perceptual loss."""
+    return hasattr(run.config.tokenizer, "lpips")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from iris_cli import console, interrupts
+from iris_cli.agents import check_trainable
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, Interrupted, RunError
 from iris_cli.learn.acting import Actor
@@ -62,6 +63,7 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
     Raises:
         RunError: if the tokenizer was never trained, or stored episodes are wanted and too short.
     """
+    check_trainable(run.agent_name)
     needs_training(run, "tokenizer")
     if settings.context > run.config.dynamics.max_blocks:
         raise ConfigError(
@@ -216,7 +218,8 @@ class _Dreamed:
 
 def _film(run: Run, real: Column, dream: _Dreamed, meanings: list[str]) -> Film:
     images = torch.from_numpy(np.ascontiguousarray(real.frames)).to(run.device).permute(0, 3, 1, 2)
-    seen = Column(label="reconstruction", frames=_pixels(run.agent.see(images)))
+    between = torch.tensor(dream.actions[: len(images) - 1], dtype=torch.int64, device=run.device)
+    seen = Column(label="reconstruction", frames=_pixels(run.agent.reconstruct(images, between)))
     return Film(columns=(real, seen, dream.column()), actions=tuple(meanings[action] for action in dream.actions))
 
 

@@ -6,7 +6,7 @@ Later stages use them while that tokenizer stands; tokens of any other one are l
 from dataclasses import dataclass
 
 from iris_cli import console, interrupts
-from iris_cli.errors import Interrupted
+from iris_cli.errors import ConfigError, Interrupted
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import TOKENIZE_BLOCK, Run
@@ -21,6 +21,11 @@ class Tokenize:
 def tokenize(run: Run, settings: Tokenize) -> Report:
     """Store the tokens of all steps of the run's dataset; goes on where an interruption left it."""
     needs_training(run, "tokenizer")
+    if not run.agent.frames_have_tokens:
+        raise ConfigError(
+            f"{run.agent_name} has no tokens of frames to store: it encodes transitions while it learns",
+            where=run.directory, fix=f"Go on with: {run.command('train-dynamics')}",
+        )  # fmt: skip
     replay = needs_steps(run.replay(), run)
     fingerprint = run.agent.tokenizer.fingerprint()
     with Dataset.open(run.dataset_path, writable=True) as dataset:

@@ -1,17 +1,18 @@
-"""`iris train-dynamics`: fit the GPT to segments of tokens and actions, with reward and end heads.
+"""`iris train-dynamics`: fit the GPT to segments, as the agent draws them, with reward and end heads.
 
-Source: fact sheet of IRIS, sections 3.3 and 6. Tokens come from the store, or are encoded once at the start.
+Where frames have tokens of their own, these come from the store, or are encoded once at the start.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from iris_cli.learn.fit import Part, Steps
+from iris_cli.learn.fit import Steps
+from iris_cli.learn.visits import Visits
 from iris_cli.progress import Progress
 from iris_cli.replay.segments import Segments
 from iris_cli.report import Report
 from iris_cli.run import Run
-from iris_cli.stages.training import Lesson, needs_training, tokenized, train
+from iris_cli.stages.training import Batch, Lesson, needs_training, ready_to_draw, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +23,17 @@ class TrainDynamics:
 
 
 def train_dynamics(run: Run, settings: TrainDynamics) -> Report:
-    """Train the run's dynamics on the tokens of its dataset."""
+    """Train the run's dynamics on its dataset."""
     needs_training(run, "tokenizer")
-    replay, config = tokenized(run), run.config.dynamics
+    replay = ready_to_draw(run)
 
-    def draw(progress: Progress, count: int) -> Segments:
-        return replay.from_start(count, config.segment_length, progress.draws, frames=False, tokens=True)
+    def draw(progress: Progress, count: int, visits: Visits) -> Batch:
+        return run.agent.dynamics_batch(replay, progress.draws, count, visits=visits)
 
-    lesson = Lesson("train-dynamics", "dynamics", draw, losses, config.batch_size, probe_size=8)
+    lesson = Lesson("train-dynamics", "dynamics", draw, losses, run.config.dynamics.batch_size, probe_size=8)
     return train(run, lesson, settings.updates)
 
 
 def losses(agent: Any, segments: Segments, progress: Progress) -> Steps:
-    """One optimizer step on a batch of segments. Dropout draws from torch's global stream."""
-    return [[Part(agent.dynamics.loss(segments), 1.0)]]
+    """The optimizer steps on a batch of segments."""
+    return agent.dynamics_losses(segments)

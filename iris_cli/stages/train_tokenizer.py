@@ -1,7 +1,4 @@
-"""`iris train-tokenizer`: fit the frame autoencoder to single frames, drawn uniformly over episodes.
-
-Source: fact sheet of IRIS, sections 2.5 and 6.
-"""
+"""`iris train-tokenizer`: fit the autoencoder, to single frames or to transitions, as the agent draws them."""
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -9,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from iris_cli import console
-from iris_cli.learn.fit import Part, Steps
+from iris_cli.learn.fit import Steps
+from iris_cli.learn.visits import Visits
 from iris_cli.nn.lpips import LPIPS, load_lpips
 from iris_cli.progress import Progress
 from iris_cli.report import Report
 from iris_cli.run import Run
 from iris_cli.stages.fetch import default_lpips_path
-from iris_cli.stages.training import Lesson, needs_steps, train
+from iris_cli.stages.training import Batch, Lesson, needs_steps, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +32,8 @@ def train_tokenizer(run: Run, settings: TrainTokenizer) -> Report:
     perceptual = None if path is None else _loaded(path, run.device)
     announce_loss(run)
 
-    def draw(progress: Progress, count: int) -> Tensor:
-        return replay.random_frames(count, progress.draws)
+    def draw(progress: Progress, count: int, visits: Visits) -> Batch:
+        return run.agent.tokenizer_batch(replay, progress.draws, count, visits=visits)
 
     lesson = Lesson(
         "train-tokenizer", "tokenizer", draw, partial(losses, perceptual=perceptual), config.batch_size, probe_size=16
@@ -46,14 +43,16 @@ def train_tokenizer(run: Run, settings: TrainTokenizer) -> Report:
     return report
 
 
-def losses(agent: Any, frames: Tensor, progress: Progress, *, perceptual: LPIPS | None) -> Steps:
-    """One optimizer step on frames (B, 3, 64, 64) uint8, in shares. Dropout draws from torch's global stream."""
-    shares = frames.split(agent.config.tokenizer.micro_batch)
-    yield (Part(agent.tokenizer.loss(share, perceptual=perceptual), len(share) / len(frames)) for share in shares)
+def losses(agent: Any, batch: Batch, progress: Progress, *, perceptual: LPIPS | None) -> Steps:
+    """The optimizer steps on a batch of frames or segments."""
+    return agent.tokenizer_losses(batch, perceptual=perceptual)
 
 
 def announce_loss(run: Run) -> None:
-    """Say which loss the tokenizer learns by, and record it, where that is news."""
+    """Say which loss the tokenizer learns by, and record it, where that is news and the agent has a choice."""
+    if not hasattr(run.config.tokenizer, "lpips"):
+        run.tokenizer_loss = run.tokenizer_loss or "published"
+        return
     path, before = _perceptual_path(run), run.tokenizer_loss
     loss = "weights-free" if path is None else "published"
     if before is not None and before.rpartition(", then ")[2].partition(",")[0] == loss:  # "published, imported" is so
@@ -73,7 +72,7 @@ def announce_loss(run: Run) -> None:
 
 
 def _perceptual_path(run: Run) -> Path | None:
-    match run.config.tokenizer.lpips:
+    match getattr(run.config.tokenizer, "lpips", "none"):  # not every agent has them
         case "none":
             return None
         case "auto":

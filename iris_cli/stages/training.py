@@ -14,6 +14,7 @@ from iris_cli.device import fast_matmul
 from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError, TrainingError
 from iris_cli.failures import Failure, write_failure
 from iris_cli.learn.fit import Learner, Steps, fit
+from iris_cli.learn.visits import Visits
 from iris_cli.learn.watch import Growth, NotFinite, Watch
 from iris_cli.progress import Progress
 from iris_cli.replay.segments import Replay, Segments
@@ -33,7 +34,7 @@ class Lesson(NamedTuple):
     Attributes:
         stage: the command's name.
         component: the part of the agent that learns.
-        draw: a batch of so many frames or segments.
+        draw: a batch of so many frames or segments; notes the episodes that it draws where the agent counts visits.
         losses: the optimizer steps of an update, from the agent and a batch; draws from the progress's streams only.
         batch_size: of an update.
         probe_size: of the batch that is timed for the estimate.
@@ -42,7 +43,7 @@ class Lesson(NamedTuple):
 
     stage: str
     component: str
-    draw: Callable[[Progress, int], Any]
+    draw: Callable[[Progress, int, Visits], Batch]
     losses: Callable[[Any, Any, Progress], Steps]
     batch_size: int
     probe_size: int
@@ -113,7 +114,7 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
             return not interrupts.requested()
 
         def draw() -> _Drawn:
-            batch = lesson.draw(progress, lesson.batch_size)
+            batch = lesson.draw(progress, lesson.batch_size, run.visits(component))
             return _Drawn(batch, progress.state())
 
         try:
@@ -168,13 +169,15 @@ def needs_training(run: Run, component: str) -> None:
         )  # fmt: skip
 
 
-def tokenized(run: Run) -> Replay:
-    """The replay with the present tokenizer's tokens, with a progress bar where frames have to be encoded.
+def ready_to_draw(run: Run) -> Replay:
+    """The replay, with the present tokenizer's tokens where frames have any; a progress bar tells of their encoding.
 
     Raises:
         Interrupted: after Ctrl-C.
     """
     replay = needs_steps(run.replay(), run)
+    if not run.agent.frames_have_tokens:
+        return replay
     with console.progress("tokenize", replay.num_steps, "frames") as bar:
 
         def on_block(frames: int) -> None:
@@ -248,7 +251,7 @@ def _plan(run: Run, lesson: Lesson) -> int:
         f"{stage}: {updates:,} updates, about {console.duration(updates * seconds)} on this CPU. The published ratio, "
         f"{wanted:,} updates, would take {console.duration(wanted * seconds)} here; --updates N sets the number."
     )
-    if getattr(run.config, "preset", "small") == "published":
+    if run.config.preset in ("published", "atari", "crafter"):
         console.say("For a CPU there is a small network: --preset small --run runs/NAME.")
     return updates
 
@@ -257,11 +260,11 @@ def _seconds_per_update(run: Run, lesson: Lesson) -> float:
     """Time an update on a small batch and a copy of the agent, so that nothing of the run is touched."""
     agent, state = copy.deepcopy(run.agent), torch.get_rng_state()
     progress = Progress(lesson.stage, 0, 1, torch.Generator(), torch.Generator(device=run.device))
-    count = min(lesson.probe_size, lesson.batch_size)
+    count, visits = min(lesson.probe_size, lesson.batch_size), Visits([])
     getattr(agent, lesson.component).train()
     for _ in range(2):  # the first warms up
         begun = time.monotonic()
-        for parts in lesson.losses(agent, lesson.draw(progress, count), progress):
+        for parts in lesson.losses(agent, lesson.draw(progress, count, visits), progress):
             for part in parts:
                 part.losses.total.backward()
         if run.device.type == "cuda":

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from iris_cli.learn.actor_critic import Rollout, actor_critic_loss, clipped_loss, targets_of
+from iris_cli.nn.two_hot import TwoHotSymlog
 
 
 @pytest.fixture
@@ -65,6 +66,40 @@ def test_entropy_of_a_uniform_policy_is_log_a(rollout: Rollout) -> None:
     uniform = dataclasses.replace(rollout, logits_actions=torch.zeros(4, 5, 3))
 
     assert loss_of(uniform).parts["entropy"].item() == pytest.approx(math.log(3))
+
+
+def test_steps_after_the_first_end_of_a_row_can_be_left_out_but_not_the_one_that_ends(rollout: Rollout) -> None:
+    ends = torch.zeros(4, 5, dtype=torch.bool)
+    ends[0, 1] = ends[0, 3] = ends[1, 4] = ends[3, 0] = True
+    ended = dataclasses.replace(rollout, ends=ends)
+
+    loss_of(ended, until_end=True).total.backward()
+
+    counts = [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
+    assert ended.values.grad.ne(0).int().tolist() == counts
+
+
+def test_baselines_replace_the_values_in_returns_and_advantages(rollout: Rollout) -> None:
+    slow = dataclasses.replace(rollout, baselines=rollout.values.detach() + 1.0)
+    moved = dataclasses.replace(rollout, values=rollout.values.detach() + 1.0)
+
+    for name in ("returns", "loss_actions"):
+        assert torch.equal(loss_of(slow).parts[name], loss_of(moved).parts[name])
+    assert torch.equal(loss_of(slow).parts["values"], loss_of(rollout).parts["values"])
+
+
+def test_values_that_are_distributions_learn_the_returns_by_cross_entropy(rollout: Rollout) -> None:
+    two_hot, logits = TwoHotSymlog(), torch.zeros(4, 5, 255, requires_grad=True)
+    spread = dataclasses.replace(rollout, logits_values=logits)
+
+    losses = loss_of(spread, two_hot=two_hot)
+    losses.total.backward()
+
+    assert losses.parts["loss_values"].item() == pytest.approx(math.log(255), rel=1e-5)
+    assert rollout.values.grad is None
+    with torch.no_grad():
+        better = loss_of(dataclasses.replace(spread, logits_values=logits - 100 * logits.grad), two_hot=two_hot)
+    assert better.parts["loss_values"] < losses.parts["loss_values"]
 
 
 # The clipped objective

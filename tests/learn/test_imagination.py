@@ -26,6 +26,7 @@ class Output(NamedTuple):
     logits_actions: Tensor
     values: Tensor
     memory: Tensor
+    logits_values: Tensor | None = None
 
 
 class SummingPolicy(nn.Module):
@@ -99,3 +100,28 @@ def test_a_second_look_of_another_policy_says_what_that_one_does() -> None:
         policy.weight.fill_(2.0)
 
     assert torch.equal(look_again(rollout, policy, torch.zeros(2)).values, 2 * rollout.values)
+
+
+def test_a_target_looks_on_and_gives_the_baselines_and_the_bootstrap() -> None:
+    dream, policy, target = CountingDream(2), SummingPolicy(), SummingPolicy()
+
+    rollout = imagine(dream, policy, torch.zeros(2), 4, target=(target, torch.full((2,), 10.0)))
+    (rollout.values.sum() + rollout.logits_actions.sum()).backward()
+
+    assert rollout.values[0].tolist() == [0, 1, 3]
+    assert rollout.baselines[0].tolist() == [10, 11, 13]
+    assert rollout.bootstrap[0] == 16
+    assert target.weight.grad is None
+
+
+def test_distributions_of_values_are_kept() -> None:
+    class Distributing(SummingPolicy):
+        def forward(self, views: Tensor, memory: Tensor) -> Output:
+            output = super().forward(views, memory)
+            return output._replace(logits_values=output.values[:, None].expand(-1, 7))
+
+    rollout = imagine(CountingDream(2), Distributing(), torch.zeros(2), 4)
+
+    assert rollout.logits_values.shape == (2, 3, 7)
+    assert torch.equal(rollout.logits_values[..., 0], rollout.values)
+    assert run()[0].logits_values is None

@@ -264,3 +264,44 @@ def test_draws_do_not_depend_on_the_device(replay: Replay, dataset: Dataset) -> 
     assert theirs.frames is not None
     assert theirs.frames.device.type == "cuda"
     assert torch.equal(ours.actions, theirs.actions.cpu())
+
+
+def test_around_holds_a_step_that_is_uniform_in_its_episode_at_any_place(replay: Replay) -> None:
+    segments = replay.around(6000, 3, generator(), frames=True, tokens=True)
+
+    assert_fields_agree(segments)
+    assert segments.mask.any(1).all()
+    drawn, counts = segments.actions.unique(dim=0, return_counts=True)
+    windows: dict[tuple[int, ...], float] = {}
+    for first, length in ((1, 1), (2, 3), (5, 6)):
+        for step in range(length):
+            for before in range(3):
+                row = [first + p if 0 <= p < length else 0 for p in range(step - before, step - before + 3)]
+                windows[tuple(row)] = windows.get(tuple(row), 0.0) + 1 / 3 / length / 3
+    assert {tuple(row) for row in drawn.tolist()} == set(windows)
+    assert_close(counts, torch.tensor([windows[tuple(row)] for row in drawn.tolist()]))
+
+
+def test_reaching_ends_with_a_real_step_and_pads_on_the_left(replay: Replay) -> None:
+    segments = replay.reaching(6000, 3, generator(), frames=True, tokens=True)
+
+    assert_fields_agree(segments)
+    last, counts = segments.actions[:, -1].unique(return_counts=True)
+    chances = torch.zeros(11)
+    for first, length in ((1, 1), (2, 3), (5, 6)):
+        for step in range(length):
+            for after in range(3):
+                chances[first + min(step + after, length - 1)] += 1 / 3 / length / 3
+    assert last.tolist() == list(range(1, 11))
+    assert_close(counts, chances[1:])
+
+
+def test_weights_are_the_chances_of_episodes_and_the_drawn_ones_are_told(replay: Replay) -> None:
+    weights = torch.tensor([1.0, 0.0, 3.0], dtype=torch.float64)
+
+    for sampler in (replay.around, replay.reaching):
+        segments = sampler(4000, 2, generator(), weights=weights)
+
+        assert set(segments.episodes.tolist()) == {0, 2}
+        assert_close(torch.bincount(segments.episodes)[[0, 2]], torch.tensor([0.25, 0.75]))
+        assert torch.equal(segments.actions.amax(1) == 1, segments.episodes == 0)

@@ -37,13 +37,13 @@ def _toy_game(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def new_run(tmp_path: Path) -> Iterator[NewRun]:
-    """Makes tiny runs, open for training: `new_run(dataset, tokenizer={"batch_size": 4})`."""
+    """Makes tiny runs, open for training: `new_run(dataset, agent="delta-iris", tokenizer={"batch_size": 4})`."""
     made: list[Run] = []
 
-    def create(dataset: Path, *, name: str = "run", game: str = "Pong", **settings: dict) -> Run:
-        config = updated(presets_for("iris")["tiny"], settings, where=lambda *keys: "test", presets={})
+    def create(dataset: Path, *, name: str = "run", game: str = "Pong", agent: str = "iris", **settings: dict) -> Run:
+        config = updated(presets_for(agent)["tiny"], settings, where=lambda *keys: "test", presets={})
         run = Run.create(
-            tmp_path / name, agent="iris", config=config, environment=training_spec(game), num_actions=6,
+            tmp_path / name, agent=agent, config=config, environment=training_spec(game), num_actions=6,
             dataset=dataset, seed=0, device=torch.device("cpu"),
         )  # fmt: skip
         made.append(run)

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,19 @@ from torch import Tensor
 
 import iris_cli
 from iris_cli import load_agent
+from iris_cli.agents import presets_for
+from iris_cli.agents.delta_iris.agent import Agent as DeltaAgent
+from iris_cli.agents.delta_iris.checkpoint import to_published as delta_to_published
+from iris_cli.agents.delta_iris.config import PRESETS, DeltaIrisConfig
 from iris_cli.agents.iris.agent import Agent
 from iris_cli.agents.iris.checkpoint import to_published
 from iris_cli.agents.iris.config import ActorCriticConfig, DynamicsConfig, IrisConfig, TokenizerConfig
+from iris_cli.agents.twm.agent import Agent as Twm
+from iris_cli.agents.twm.checkpoint import to_published as twm_published
+from iris_cli.agents.twm.config import TwmConfig
+from iris_cli.envs.spec import training_spec
 from iris_cli.errors import CheckpointError, ConfigError, RunError, ShapeError
+from iris_cli.run import Run
 from iris_cli.stages.exchange import import_checkpoint
 
 CONFIG = IrisConfig(
@@ -24,6 +34,12 @@ CONFIG = IrisConfig(
     dynamics=DynamicsConfig(layers=2, heads=2, width=16, max_blocks=3, segment_length=3),
     actor_critic=ActorCriticConfig(channels=(4, 4, 4, 4), lstm_width=8),
 )  # fmt: skip
+DELTA_TINY = PRESETS["tiny"]
+DELTA = DeltaIrisConfig(
+    tokenizer=replace(DELTA_TINY.tokenizer, patch=1, halvings=(1, 1)),
+    dynamics=replace(DELTA_TINY.dynamics, patch=1, channel_multipliers=(1, 1, 1), halvings=(1, 1, 1)),
+    actor_critic=replace(DELTA_TINY.actor_critic, patch=1),
+)
 HEADS = ("dynamics.heads=2",)  # the file does not tell
 
 
@@ -165,3 +181,89 @@ def test_the_public_names_are_there() -> None:
         assert getattr(iris_cli, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         iris_cli.nothing  # noqa: B018
+
+
+def test_a_delta_iris_checkpoint_is_recognised_and_its_run_has_the_surface_of_the_contract(
+    workplace: Path, command: Callable[..., Result]
+) -> None:
+    torch.manual_seed(0)
+    theirs = DeltaAgent(DELTA, 6).eval()
+    torch.save(delta_to_published(theirs), "last.pt")
+    draws = torch.Generator().manual_seed(1)
+    past, frames = torch.randint(256, (2, 3, 3, 64, 64), dtype=torch.uint8, generator=draws)
+    actions = torch.randint(6, (3,), generator=draws)
+
+    result = command("import-checkpoint", "last.pt", "--env", "Pong", "--run", "runs/delta", "--set", HEADS[0])
+    assert result.exit_code == 0, result.output
+    agent = load_agent("runs/delta", device="cpu")
+
+    tokens = agent.tokenizer.encode(past, actions, frames)
+    assert torch.equal(tokens, theirs.tokenizer.encode(past, actions, frames))
+    assert tokens.shape == (3, 4)
+    decoded = agent.tokenizer.decode(past, actions, tokens)
+    assert torch.equal(decoded, theirs.tokenizer.decode(past, actions, tokens))
+    with torch.no_grad():
+        output = agent.dynamics(frames[None], actions[None], tokens[None])
+        expected = theirs.dynamics(frames[None], actions[None], tokens[None])
+    assert torch.equal(output.logits_tokens, expected.logits_tokens)
+    assert (output.logits_tokens.shape, output.logits_ends.shape) == ((1, 12, 32), (1, 3, 2))
+    second = agent.actor_critic(decoded, agent.actor_critic(decoded, None).memory)
+    assert (second.logits_actions.shape, second.values.shape) == ((3, 6), (3,))
+    assert "perceptual" not in result.output
+
+    result = command("export-checkpoint", "back.pt", "--run", "runs/delta")
+    assert result.exit_code == 0, result.output
+    back, there = (torch.load(name, weights_only=True) for name in ("back.pt", "last.pt"))
+    assert list(back) == list(there)
+    assert all(torch.equal(back[name], tensor) for name, tensor in there.items())
+
+
+@torch.no_grad()
+def test_a_file_of_twm_becomes_a_run_of_twm_and_comes_back(workplace: Path, command: Callable[..., Result]) -> None:
+    torch.manual_seed(0)
+    tiny = presets_for("twm")["tiny"]
+    theirs = Twm(replace(tiny, tokenizer=replace(tiny.tokenizer, hidden_widths=(512, 512))), 6).eval()
+    torch.save(twm_published(theirs), "twm.pt")
+
+    result = command("import-checkpoint", "twm.pt", "--env", "Pong", "--run", "runs/twm")
+
+    assert result.exit_code == 0, result.output
+    agent = load_agent("runs/twm", device="cpu")
+    stacks = torch.randint(256, (2, 4, 64, 64), dtype=torch.uint8)
+    assert torch.equal(agent.tokenizer.encode(stacks), theirs.tokenizer.encode(stacks))
+    assert Run.open(Path("runs/twm"), device=torch.device("cpu")).environment == training_spec("Pong").as_grey_stacks()
+    result = command("export-checkpoint", "back.pt", "--run", "runs/twm")
+    assert result.exit_code == 0, result.output
+    back, before = (torch.load(name, weights_only=True) for name in ("back.pt", "twm.pt"))
+    assert back["config"] == before["config"]
+    assert all(torch.equal(back["state_dict"][name], value) for name, value in before["state_dict"].items())
+
+
+def test_a_file_of_twm_for_another_game_is_refused(workplace: Path) -> None:
+    torch.save(twm_published(Twm(TwmConfig(), 5)), "twm.pt")
+
+    with pytest.raises(CheckpointError, match="has 5 actions, but Pong has 6"):
+        import_checkpoint(Path("twm.pt"), env="Pong", device="cpu")
+
+
+def test_an_imported_twm_plays_and_says_so_where_it_cannot_go_on(
+    workplace: Path, command: Callable[..., Result]
+) -> None:
+    tiny = presets_for("twm")["tiny"]
+    agent = Twm(replace(tiny, tokenizer=replace(tiny.tokenizer, hidden_widths=(512, 512))), 6)
+    torch.save(twm_published(agent), "twm.pt")
+    command("import-checkpoint", "twm.pt", "--env", "Pong", "--run", "runs/twm")
+    Path("p.yaml").write_text("{agent: twm, game: Pong, rounds: 1, round: [{collect: {steps: 2}}]}")
+
+    played = command("evaluate", "--run", "runs/twm", "--episodes", 1, "--max-steps", 3)
+    refused = [
+        command("collect", "--run", "runs/twm", "--steps", 2),
+        command("imagine", "--run", "runs/twm", "--render", "a.png"),
+        command("train-tokenizer", "data/pong.zarr", "--agent", "twm", "--run", "runs/new"),
+        command("run", "p.yaml"),
+    ]
+
+    assert played.exit_code == 0, played.output
+    for result in refused:
+        assert (result.exit_code, "no stage can train 'twm' yet" in result.output) == (1, True), result.output
+    assert not Path("runs/new").exists()

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from iris_cli import interrupts, load_agent
+from iris_cli.agents import TRAINABLE
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.errors import ConfigError, Interrupted, RunError, TrainingError
 from iris_cli.failures import read_failure
@@ -88,9 +89,10 @@ def test_tokenizer_and_dynamics_learn_pong(pong: Path, new_run: NewRun, monkeypa
     assert lines[-1]["update"] == 100
 
 
+@pytest.mark.parametrize("agent", TRAINABLE)
 @pytest.mark.parametrize("component", STAGES)
-def test_a_stage_changes_its_own_component_alone(pong: Path, new_run: NewRun, component: str) -> None:
-    run = trained(new_run(pong))
+def test_a_stage_changes_its_own_component_alone(pong: Path, new_run: NewRun, agent: str, component: str) -> None:
+    run = trained(new_run(pong, agent=agent))
     before = weights(run)
     report = STAGES[component](run, 3)
     assert changed(before, weights(run)) == {component}
@@ -102,11 +104,12 @@ def test_a_stage_changes_its_own_component_alone(pong: Path, new_run: NewRun, co
 # Stopping and going on
 
 
+@pytest.mark.parametrize("agent", TRAINABLE)
 @pytest.mark.parametrize("component", STAGES)
 def test_an_interrupt_stops_after_the_update_and_the_rest_makes_it_whole(
-    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, component: str
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, agent: str, component: str
 ) -> None:
-    whole, run = trained(new_run(pong, name="whole")), trained(new_run(pong, name="part"))
+    whole, run = (trained(new_run(pong, name=name, agent=agent)) for name in ("whole", "part"))
     STAGES[component](whole, 4)
     STAGES[component](whole, 1)
     with monkeypatch.context() as patch:
@@ -122,6 +125,7 @@ def test_an_interrupt_stops_after_the_update_and_the_rest_makes_it_whole(
     assert changed(weights(whole), weights(again)) == set()
     states = [run.optimizer(component).state_dict()["state"] for run in (whole, again)]
     assert all(torch.equal(states[0][key][name], states[1][key][name]) for key in states[0] for name in states[0][key])
+    assert torch.equal(whole.visits(component).counts, again.visits(component).counts)
     again.close()
 
 
@@ -144,7 +148,7 @@ def test_without_a_number_the_updates_fit_the_time_and_are_announced(
     updates = training._plan(
         run,
         training.Lesson(
-            "train-tokenizer", "tokenizer", lambda progress, count: count,
+            "train-tokenizer", "tokenizer", lambda progress, count, visits: count,
             lambda agent, batch, progress: [[Part(_loss(agent.tokenizer), 1.0)]], batch_size=8, probe_size=4,
         ),
     )  # fmt: skip
@@ -202,20 +206,24 @@ def test_an_interrupt_in_the_middle_of_a_print_is_still_a_request(pong: Path) ->
 
 # Numbers that go wrong
 
-PLANTED = {  # component -> a parameter, the part of the loss it spoils, and metrics it leaves alone
-    "tokenizer": ("decoder.layers.0.bias", "reconstruction_loss", ("commitment_loss", "perplexity")),
-    "dynamics": ("head_ends.2.bias", "loss_ends", ("loss_tokens", "loss_rewards")),
-    "actor_critic": ("critic_linear.bias", "loss_actions", ("loss_entropy", "rewards", "ends")),
+# Agent and component -> a parameter, the part of the loss it spoils, and metrics it leaves alone.
+PLANTED = {
+    ("iris", "tokenizer"): ("decoder.layers.0.bias", "reconstruction_loss", ("commitment_loss", "perplexity")),
+    ("iris", "dynamics"): ("head_ends.2.bias", "loss_ends", ("loss_tokens", "loss_rewards")),
+    ("iris", "actor_critic"): ("critic_linear.bias", "loss_actions", ("loss_entropy", "rewards", "ends")),
+    ("delta-iris", "tokenizer"): ("decoder.decoder.6.bias", "l1_loss", ("commitment_loss", "perplexity")),
+    ("delta-iris", "dynamics"): ("head_ends.2.bias", "loss_ends", ("loss_tokens", "loss_rewards")),
+    ("delta-iris", "actor_critic"): ("model.critic_linear.bias", "loss_values", ("loss_entropy", "rewards", "ends")),
 }
 
 
-@pytest.mark.parametrize("component", STAGES)
+@pytest.mark.parametrize(("agent", "component"), PLANTED)
 def test_a_step_that_is_not_finite_stops_at_its_update_and_its_file_gives_it_again(
-    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, component: str
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, agent: str, component: str
 ) -> None:
-    run = trained(new_run(pong))
+    run = trained(new_run(pong, agent=agent))
     run.save()
-    number, (parameter, part, others) = run.checkpoint_number, PLANTED[component]
+    number, (parameter, part, others) = run.checkpoint_number, PLANTED[agent, component]
 
     def plant_after_two(*_: object, **__: object) -> None:
         if run.progress.done == 2:
@@ -232,7 +240,7 @@ def test_a_step_that_is_not_finite_stops_at_its_update_and_its_file_gives_it_aga
     failure, again = read_failure(path), reopened(run)
     again.agent.load_state_dict(failure.weights)
     getattr(again.agent, component).train()
-    batch = failure.batch["frames"] if component == "tokenizer" else segments_of(failure.batch)
+    batch = segments_of(failure.batch) if "actions" in failure.batch else failure.batch["frames"]
     torch.manual_seed(99)  # what the file says is all that counts
     steps = LOSSES[component](again.agent, batch, Progress.restored(failure.state, again.device))
     parts = next(iter(next(iter(steps)))).losses.parts

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from iris_cli import interrupts
 from iris_cli.agents import build, presets_for
+from iris_cli.agents.iris import agent as iris_agent
 from iris_cli.agents.iris.checkpoint import to_published
 from iris_cli.agents.iris.config import IrisConfig
 from iris_cli.config import updated
@@ -18,7 +19,6 @@ from iris_cli.errors import ConfigError, Interrupted
 from iris_cli.learn.actor_critic import Rollout
 from iris_cli.replay.segments import Replay
 from iris_cli.run import Run
-from iris_cli.stages import train_actor_critic as stage
 from iris_cli.stages.train_actor_critic import TrainActorCritic, train_actor_critic
 
 NewRun = Callable[..., Run]
@@ -61,8 +61,8 @@ def imagined(monkeypatch: pytest.MonkeyPatch) -> list[Rollout]:
         rollouts.append(imagine(*arguments, **{**settings, "keep_views": True}))
         return rollouts[-1]
 
-    imagine = stage.imagine
-    monkeypatch.setattr(stage, "imagine", recording)
+    imagine = iris_agent.imagine
+    monkeypatch.setattr(iris_agent, "imagine", recording)
     return rollouts
 
 

@@ -34,11 +34,13 @@ class ActorCriticOutput:
         logits_actions: (B, A), before any temperature.
         values: (B,) expected discounted return.
         memory: to hand in with the next frames.
+        logits_values: None, as values are scalars.
     """
 
     logits_actions: Tensor
     values: Tensor
     memory: Memory
+    logits_values: None = None
 
 
 class ActorCritic(nn.Module):

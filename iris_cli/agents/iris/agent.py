@@ -1,6 +1,7 @@
-"""The IRIS agent: tokenizer, dynamics and actor-critic, and how they meet."""
+"""The IRIS agent: tokenizer, dynamics and actor-critic, and how they meet and learn."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,15 @@ from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.agents.iris.world import IrisDream
 from iris_cli.errors import ShapeError
+from iris_cli.learn.actor_critic import Rollout, actor_critic_loss, clipped_loss, targets_of
 from iris_cli.learn.diagnosis import Diagnosis, Episode
+from iris_cli.learn.fit import Part, Steps
+from iris_cli.learn.imagination import imagine, look_again
+from iris_cli.learn.losses import Losses
 from iris_cli.learn.novelty import Novelty
-from iris_cli.replay.segments import Segments
+from iris_cli.learn.visits import Visits
+from iris_cli.nn.lpips import LPIPS
+from iris_cli.replay.segments import Replay, Segments
 
 
 class Agent(nn.Module):
@@ -24,6 +31,8 @@ class Agent(nn.Module):
         config: its settings.
         num_actions: A, of the environment.
     """
+
+    frames_have_tokens = True  # of their own, so that a dataset's tokens can be stored
 
     def __init__(self, config: IrisConfig, num_actions: int) -> None:
         super().__init__()
@@ -51,6 +60,10 @@ class Agent(nn.Module):
     def see(self, frames: Tensor) -> Tensor:
         """What the policy looks at: frames (N, 3, 64, 64) uint8 -> reconstructions (N, 3, 64, 64) float32 in [0, 1]."""
         return self.tokenizer.reconstruct(frames)
+
+    def reconstruct(self, frames: Tensor, actions: Tensor) -> Tensor:
+        """What the tokenizer makes of N frames in a row and the N - 1 actions between them: as `see`."""
+        return self.see(frames)
 
     def begin_dream(
         self,
@@ -99,6 +112,58 @@ class Agent(nn.Module):
         views = self.tokenizer.decode(before.flatten(0, 1)).unflatten(0, before.shape[:2])
         memory = self.actor_critic.burn_in(views, segments.mask[:, :-1])
         return memory, self.begin_dream(None, segments.tokens[:, -1:], segments.actions[:, :0], generator)
+
+    def tokenizer_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Tensor:
+        """Frames (B, 3, 64, 64) uint8 for `tokenizer_losses`, drawn uniformly over episodes; visits play no role."""
+        return replay.random_frames(batch, draws)
+
+    def tokenizer_losses(self, frames: Tensor, *, perceptual: LPIPS | None) -> Steps:
+        """One optimizer step on a batch of frames, in shares. Dropout draws from torch's global stream."""
+        shares = frames.split(self.config.tokenizer.micro_batch)
+        yield (Part(self.tokenizer.loss(share, perceptual=perceptual), len(share) / len(frames)) for share in shares)
+
+    def dynamics_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Segments:
+        """Segments of stored tokens for `dynamics_losses`, padded on the right."""
+        return replay.from_start(batch, self.config.dynamics.segment_length, draws, frames=False, tokens=True)
+
+    def dynamics_losses(self, segments: Segments) -> Steps:
+        """One optimizer step on a batch of segments. Dropout draws from torch's global stream."""
+        return [[Part(self.dynamics.loss(segments), 1.0)]]
+
+    def actor_critic_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Segments:
+        """Segments of stored tokens for `actor_critic_losses`, padded on the left."""
+        return replay.from_end(batch, self.config.actor_critic.burn_in + 1, draws, frames=False, tokens=True)
+
+    def actor_critic_losses(self, segments: Segments, dreams: torch.Generator) -> Steps:
+        """Rollouts from the last steps of segments, and one optimizer step on them, or several if clipped.
+
+        Burn-in frames are decoded from stored tokens, never encoded again. The clipped objective, several rollouts per
+        start and the bonus for novelty are variants, not in the paper or released code.
+        """
+        config = self.config.actor_critic
+        memory, dream = self.actor_critic_start(segments.repeated(config.rollouts_per_start), dreams)
+        clipped, novelty = config.objective == "clipped", self.exploration
+        keep_views = novelty is not None or (clipped and config.passes > 1)
+        rollout = imagine(dream, self.actor_critic, memory, config.horizon, dreams, keep_views=keep_views)
+        besides: list[Losses] = []
+        if novelty is not None:
+            bonuses, known = novelty(rollout, gamma=config.gamma)
+            rollout = replace(rollout, rewards=rollout.rewards + self.config.exploration.weight * bonuses)
+            besides.append(known)
+        if clipped:
+            return self._passes(rollout, memory, besides)
+        losses = actor_critic_loss(rollout, gamma=config.gamma, lam=config.lam, entropy_weight=config.entropy_weight)
+        return [[Part(loss, 1.0) for loss in (losses, *besides)]]
+
+    def _passes(self, rollout: Rollout, memory: Memory, besides: list[Losses]) -> Iterator[list[Part]]:
+        """The passes of the clipped objective; what is learned beside it, in the first."""
+        config = self.config.actor_critic
+        targets = targets_of(rollout, gamma=config.gamma, lam=config.lam)
+        for number in range(config.passes):
+            if number:
+                rollout, besides = look_again(rollout, self.actor_critic, memory), []
+            loss = clipped_loss(rollout, targets, clip_ratio=config.clip_ratio, entropy_weight=config.entropy_weight)
+            yield [Part(each, 1.0) for each in (loss, *besides)]
 
     def diagnose(
         self,

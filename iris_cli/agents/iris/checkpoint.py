@@ -6,10 +6,8 @@ key and value lie apart there; it also holds attention masks, the positions each
 Source: fact sheet of IRIS, sections 10 and 13.
 """
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +25,7 @@ from iris_cli.agents.iris.config import (
 from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.errors import CheckpointError, ConfigError
+from iris_cli.nn.foreign import check_state_dict, count_named
 from iris_cli.nn.lpips import LPIPS
 
 HEAD_WIDTH = 64  # of a published attention head; the number of heads is not in the file
@@ -35,32 +34,7 @@ _CONSTANTS = (".mask", ".indices")  # how their names end; they follow from the 
 _FIX = "It should be the last.pt of a published IRIS agent."
 
 
-def read_published(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file. Pickled code is refused, never run.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, holds code, or is no state dict of an IRIS agent.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign pickles: the error says enough
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"the file cannot be read: {error.strerror or error}", where=path, fix=_FIX) from None
-    except Exception as error:  # a foreign file can make the unpickler raise anything
-        reason = "damaged, or more than tensors in it: " + type(error).__name__
-        raise CheckpointError(f"the file cannot be read as weights ({reason})", where=path, fix=_FIX) from None
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError("the file holds something else than a state dict", where=path, fix=_FIX)
-    state = {str(name): value for name, value in content.items()}
-    try:
-        config_from_state_dict(state)
-    except CheckpointError as error:
-        raise CheckpointError(error.what, where=path, fix=_FIX) from None
-    return state
-
-
-def config_from_state_dict(state: Mapping[str, Tensor], *, heads: int | None = None) -> tuple[IrisConfig, int]:
+def config_from_published(state: Mapping[str, Tensor], *, heads: int | None = None) -> tuple[IrisConfig, int]:
     """The settings and the number of actions that a published state dict was made with, as far as its shapes tell.
 
     How the components learn is not in the file: those settings are the published ones.
@@ -72,6 +46,7 @@ def config_from_state_dict(state: Mapping[str, Tensor], *, heads: int | None = N
     Raises:
         CheckpointError: if it is no state dict of an IRIS agent.
     """
+    check_state_dict(state)
     try:
         config = IrisConfig(
             preset="imported",
@@ -183,7 +158,7 @@ def _named(prefix: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _tokenizer_config(state: Mapping[str, Tensor]) -> TokenizerConfig:
     codes, code_width = state["tokenizer.embedding.weight"].shape
     base = len(state["tokenizer.encoder.conv_in.weight"])
-    levels = _count(state, "tokenizer.encoder.down.{}.block.0.conv1.weight")
+    levels = count_named(state, "tokenizer.encoder.down.{}.block.0.conv1.weight")
     widths = [len(state[f"tokenizer.encoder.down.{i}.block.0.conv1.weight"]) for i in range(levels)]
     return TokenizerConfig(
         preset="imported",
@@ -192,7 +167,7 @@ def _tokenizer_config(state: Mapping[str, Tensor]) -> TokenizerConfig:
         latent_channels=len(state["tokenizer.encoder.conv_out.weight"]),
         base_channels=base,
         channel_multipliers=tuple(width // base for width in widths),
-        res_blocks=_count(state, "tokenizer.encoder.down.0.block.{}.conv1.weight"),
+        res_blocks=count_named(state, "tokenizer.encoder.down.0.block.{}.conv1.weight"),
         attention_resolutions=tuple(
             sorted(IMAGE_SIZE >> i for i in range(levels) if f"tokenizer.encoder.down.{i}.attn.0.q.weight" in state)
         ),
@@ -204,7 +179,7 @@ def _dynamics_config(state: Mapping[str, Tensor], heads: int | None) -> Dynamics
     mask = state["world_model.transformer.blocks.0.attn.mask"]
     blocks = positions // TOKENS_PER_BLOCK
     return DynamicsConfig(
-        layers=_count(state, "world_model.transformer.blocks.{}.attn.mask"),
+        layers=count_named(state, "world_model.transformer.blocks.{}.attn.mask"),
         heads=heads or max(1, width // HEAD_WIDTH),
         width=width,
         max_blocks=blocks,
@@ -218,11 +193,3 @@ def _actor_critic_config(state: Mapping[str, Tensor]) -> ActorCriticConfig:
     return ActorCriticConfig(
         channels=(first, second, third, fourth), lstm_width=state["actor_critic.lstm.weight_hh"].shape[1]
     )
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many of `pattern`'s names there are, numbered from 0."""
-    count = 0
-    while pattern.format(count) in state:
-        count += 1
-    return count

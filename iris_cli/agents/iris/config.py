@@ -1,6 +1,6 @@
 """Settings of the IRIS agent. Defaults are the published values (fact sheet: Micheli, Alonso, Fleuret, ICLR 2023).
 
-Three sections, one for each component, and one for a variant; `PRESETS` holds whole agents by name, `TOKENIZER_PRESETS`
+Three sections, one for each component, and one for a variant; `PRESETS` holds whole agents by name, `SECTION_PRESETS`
 tokenizers alone.
 A field in a section's `MUTABLE` may change while a run goes on; every other one is part of the network.
 """
@@ -9,30 +9,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from iris_cli.errors import ConfigError
+from iris_cli.learn.settings import between, one_of, positive
 
 IMAGE_SIZE = 64  # pixels, height and width of a frame
 GRID = 4  # tokens per side of a frame
 TOKENS_PER_FRAME = GRID * GRID
 TOKENS_PER_BLOCK = TOKENS_PER_FRAME + 1  # the frame's tokens, then its action
-
-
-def _one_of(where: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{value!r} is not one of {', '.join(allowed)}", where=where)
-
-
-def _positive(section: str, config: object, names: tuple[str, ...]) -> None:
-    for name in names:
-        if getattr(config, name) <= 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}, but must be positive", where=f"{section}.{name}")
-
-
-def _between(section: str, config: object, names: tuple[str, ...], low: float, high: float) -> None:
-    for name in names:
-        if not low <= getattr(config, name) <= high:
-            raise ConfigError(
-                f"{name} is {getattr(config, name)}, but must lie in {low:g} to {high:g}", where=f"{section}.{name}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +51,20 @@ class TokenizerConfig:
     clip_norm: float = 10.0  # of the gradient
 
     def __post_init__(self) -> None:
-        _one_of("tokenizer.network", self.network, ("residual", "strided"))
-        _one_of("tokenizer.codebook", self.codebook, ("gradient", "ema"))
+        one_of("tokenizer.network", self.network, ("residual", "strided"))
+        one_of("tokenizer.codebook", self.codebook, ("gradient", "ema"))
         levels = len(self.channel_multipliers)
         if levels != 5:
             raise ConfigError(
                 f"channel_multipliers has {levels} levels, but 64 pixels become a 4x4 grid in 5",
                 where="tokenizer.channel_multipliers",
             )
-        _positive(
+        positive(
             "tokenizer", self,
             ("codes", "code_width", "latent_channels", "base_channels", "res_blocks", "batch_size", "micro_batch",
              "learning_rate", "clip_norm"),
         )  # fmt: skip
-        _between("tokenizer", self, ("dropout", "ema_decay"), 0, 1)
+        between("tokenizer", self, ("dropout", "ema_decay"), 0, 1)
         widths = [self.base_channels * multiplier for multiplier in (1, *self.channel_multipliers)]
         if min(widths) < 1 or (self.network == "residual" and any(width % 32 for width in widths)):
             raise ConfigError(
@@ -117,10 +99,10 @@ class DynamicsConfig:
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third slower
 
     def __post_init__(self) -> None:
-        _one_of("dynamics.attention", self.attention, ("causal", "block-causal"))
-        _positive("dynamics", self, ("layers", "heads", "width", "max_blocks", "segment_length", "batch_size"))
-        _positive("dynamics", self, ("init_std", "learning_rate", "clip_norm"))
-        _between("dynamics", self, ("embedding_dropout", "attention_dropout", "residual_dropout", "weight_decay"), 0, 1)
+        one_of("dynamics.attention", self.attention, ("causal", "block-causal"))
+        positive("dynamics", self, ("layers", "heads", "width", "max_blocks", "segment_length", "batch_size"))
+        positive("dynamics", self, ("init_std", "learning_rate", "clip_norm"))
+        between("dynamics", self, ("embedding_dropout", "attention_dropout", "residual_dropout", "weight_decay"), 0, 1)
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}", where="dynamics.width")
         if self.segment_length > self.max_blocks:
@@ -157,10 +139,10 @@ class ActorCriticConfig:
     rollouts_per_start: int = 1  # imagined from each real start, so that batch_size / this many starts are drawn
 
     def __post_init__(self) -> None:
-        _one_of("actor_critic.network", self.network, ("pooled", "strided"))
-        _one_of("actor_critic.objective", self.objective, ("reinforce", "clipped"))
-        _positive("actor_critic", self, ("lstm_width", "burn_in", "batch_size", "learning_rate", "clip_norm"))
-        _positive("actor_critic", self, ("clip_ratio", "passes", "rollouts_per_start"))
+        one_of("actor_critic.network", self.network, ("pooled", "strided"))
+        one_of("actor_critic.objective", self.objective, ("reinforce", "clipped"))
+        positive("actor_critic", self, ("lstm_width", "burn_in", "batch_size", "learning_rate", "clip_norm"))
+        positive("actor_critic", self, ("clip_ratio", "passes", "rollouts_per_start"))
         if self.batch_size % self.rollouts_per_start:
             raise ConfigError(
                 f"batch_size {self.batch_size} is not a multiple of rollouts_per_start {self.rollouts_per_start}",
@@ -170,7 +152,12 @@ class ActorCriticConfig:
             raise ConfigError(f"channels are {self.channels}, but must be positive", where="actor_critic.channels")
         if self.horizon < 2:
             raise ConfigError(f"horizon is {self.horizon}, but must be at least 2", where="actor_critic.horizon")
-        _between("actor_critic", self, ("gamma", "lam"), 0, 1)
+        between("actor_critic", self, ("gamma", "lam"), 0, 1)
+
+    @property
+    def starts(self) -> int:
+        """Real steps drawn per update, that rollouts begin at."""
+        return self.batch_size // self.rollouts_per_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +176,8 @@ class ExplorationConfig:
     clip_norm: float = 10.0
 
     def __post_init__(self) -> None:
-        _one_of("exploration.bonus", self.bonus, ("none", "imagined", "collected"))
-        _positive("exploration", self, ("weight", "width", "learning_rate", "clip_norm"))
+        one_of("exploration.bonus", self.bonus, ("none", "imagined", "collected"))
+        positive("exploration", self, ("weight", "width", "learning_rate", "clip_norm"))
         if self.width % 16:
             raise ConfigError(f"width is {self.width}, but must be a multiple of 16", where="exploration.width")
 
@@ -216,7 +203,7 @@ _TINY_TOKENIZER = TokenizerConfig(
     codebook="ema", revive_after=5, batch_size=8, micro_batch=8, learning_rate=1e-3,
 )  # fmt: skip
 
-TOKENIZER_PRESETS = {"published": TokenizerConfig(), "light": _LIGHT}
+SECTION_PRESETS = {"tokenizer": {"published": TokenizerConfig(), "light": _LIGHT}}
 
 PRESETS = {
     "published": IrisConfig(),

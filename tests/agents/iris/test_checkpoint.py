@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from iris_cli.agents import read_published
 from iris_cli.agents.iris.agent import Agent
-from iris_cli.agents.iris.checkpoint import config_from_state_dict, load_published, read_published, to_published
+from iris_cli.agents.iris.checkpoint import config_from_published, load_published, to_published
 from iris_cli.agents.iris.config import PRESETS, DynamicsConfig, IrisConfig, TokenizerConfig
 from iris_cli.errors import CheckpointError
 from iris_cli.nn.lpips import LPIPS
@@ -142,7 +143,7 @@ def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("with_lpips", [True, False])
 def test_a_full_size_checkpoint_comes_out_as_it_went_in(with_lpips: bool) -> None:
     state = full_size(lpips=with_lpips)
-    config, actions = config_from_state_dict(state)
+    config, actions = config_from_published(state)
     agent = Agent(config, actions).eval()
     lpips = None
     if with_lpips:
@@ -176,7 +177,7 @@ def test_the_golden_checkpoint_comes_out_as_it_went_in(
 
 
 def test_sizes_are_read_from_the_shapes(tiny: dict[str, Tensor], golden_agent_config: IrisConfig) -> None:
-    config, actions = config_from_state_dict(tiny, heads=2)
+    config, actions = config_from_published(tiny, heads=2)
 
     assert actions == 4
     assert dataclasses.replace(config.tokenizer, preset="published") == golden_agent_config.tokenizer
@@ -188,7 +189,7 @@ def test_block_causal_attention_is_read_from_the_mask(tiny: dict[str, Tensor], g
     dynamics = dataclasses.replace(golden_agent_config.dynamics, attention="block-causal")
     state = to_published(Agent(dataclasses.replace(golden_agent_config, dynamics=dynamics), 4))
 
-    assert config_from_state_dict(state, heads=2)[0].dynamics == dynamics
+    assert config_from_published(state, heads=2)[0].dynamics == dynamics
     with pytest.raises(CheckpointError, match=r"attn\.mask"):
         load_published(Agent(golden_agent_config, 4), state)
 
@@ -196,7 +197,10 @@ def test_block_causal_attention_is_read_from_the_mask(tiny: dict[str, Tensor], g
 def test_a_file_is_read_as_it_was_written(tiny: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(OrderedDict(tiny), tmp_path / "last.pt")
 
-    assert equal(read_published(tmp_path / "last.pt"), tiny)
+    agent, state = read_published(tmp_path / "last.pt")
+
+    assert agent == "iris"
+    assert equal(state, tiny)
 
 
 class Bomb:

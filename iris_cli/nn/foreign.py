@@ -1,0 +1,52 @@
+"""Files that other programs wrote with `torch.save`: whatever they hold, but never code."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iris_cli.errors import CheckpointError
+
+
+def read_foreign(path: Path, *, fix: str) -> Any:
+    """What is in a file, tensors on the CPU. Pickled code is refused, never run.
+
+    Args:
+        path: a file as `torch.save` writes it.
+        fix: what an error says should be done.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or holds code.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickles: the error says enough
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"the file cannot be read: {error.strerror or error}", where=path, fix=fix) from None
+    except Exception as error:  # a foreign file can make the unpickler raise anything
+        reason = "damaged, or more than tensors in it: " + type(error).__name__
+        raise CheckpointError(f"the file cannot be read as weights ({reason})", where=path, fix=fix) from None
+
+
+def check_state_dict(content: object) -> None:
+    """Go on only with tensors by name.
+
+    Raises:
+        CheckpointError: for anything else.
+    """
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise CheckpointError("the file holds something else than a state dict")
+
+
+def count_named(state: Mapping[str, Tensor], pattern: str) -> int:
+    """How many of `pattern`'s names a state dict has, numbered from 0."""
+    count = 0
+    while pattern.format(count) in state:
+        count += 1
+    return count

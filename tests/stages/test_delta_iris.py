@@ -1,0 +1,109 @@
+"""What the stages do for an agent whose tokens stand for transitions. What all agents share is tested for both."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+
+from iris_cli.errors import ConfigError, RunError
+from iris_cli.run import Run
+from iris_cli.stages import training
+from iris_cli.stages.collect import Collect, collect
+from iris_cli.stages.diagnose import Diagnose, diagnose
+from iris_cli.stages.evaluate import Evaluate, evaluate
+from iris_cli.stages.imagine import Imagine, imagine
+from iris_cli.stages.tokenize import Tokenize, tokenize
+from iris_cli.stages.train_dynamics import TrainDynamics, train_dynamics
+from iris_cli.stages.train_tokenizer import TrainTokenizer, train_tokenizer
+
+NewRun = Callable[..., Run]
+
+
+@pytest.fixture
+def run(pong: Path, new_run: NewRun) -> Run:
+    """A tiny run that passes for trained."""
+    run = new_run(pong, agent="delta-iris")
+    run.updates = dict.fromkeys(run.updates, 1)
+    return run
+
+
+def test_the_tokenizer_learns_transitions(pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "REPORT_EVERY", 10)
+    run = new_run(pong, agent="delta-iris", tokenizer={"segment_length": 3})
+    losses: list[float] = []
+    monkeypatch.setattr(run, "log", lambda **metrics: losses.append(metrics["l2_loss"]))
+
+    report = train_tokenizer(run, TrainTokenizer(updates=40))
+
+    assert losses[-1] < 0.5 * losses[0]
+    assert report.figures["loss"] == run.tokenizer_loss == "published"
+    assert run.agent.tokenizer.quantizer.num_codebook_updates == 40
+
+
+def test_each_component_counts_the_episodes_that_it_draws(run: Run) -> None:
+    train_tokenizer(run, TrainTokenizer(updates=2))
+    train_dynamics(run, TrainDynamics(updates=3))
+
+    config = run.config
+    assert run.visits("tokenizer").counts.sum() == 2 * config.tokenizer.batch_size
+    assert run.visits("dynamics").counts.sum() == 3 * config.dynamics.batch_size
+    assert len(run.visits("dynamics").counts) == run.replay().num_episodes
+
+
+def test_collecting_evaluating_and_imagining_work(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = run.dataset().num_steps
+
+    collect(run, Collect(steps=3))
+    report = evaluate(run, Evaluate(episodes=1, max_steps=2))
+    for policy in ("agent", "dataset"):
+        imagine(run, Imagine(render=tmp_path / f"{policy}.png", steps=3, num=1, policy=policy, context=2))
+
+    assert run.dataset().num_steps == before + 3
+    assert (tmp_path / "agent.png").is_file()
+    assert json.loads(report.files["report"].read_text())["world_model"] is None
+    assert "the world model was not measured: delta-iris has no diagnosis yet" in report.notes
+
+
+def test_there_is_no_diagnosis_yet(run: Run) -> None:
+    with pytest.raises(RunError, match="delta-iris has no diagnosis yet"):
+        diagnose(run, Diagnose(steps=1))
+
+
+@pytest.mark.parametrize(("section", "name"), [("exploration", "bonus"), ("actor_critic", "objective")])
+def test_variants_of_iris_are_no_settings_of_it(pong: Path, new_run: NewRun, section: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown setting '({section}|{name})'"):
+        new_run(pong, agent="delta-iris", **{section: {name: "imagined"}})
+
+
+def test_there_are_no_tokens_of_frames_to_store(run: Run) -> None:
+    with pytest.raises(ConfigError, match="train-dynamics"):
+        tokenize(run, Tokenize())
+
+
+def test_settings_of_learning_can_change_while_a_run_goes_on(run: Run) -> None:
+    before = {name: value.clone() for name, value in run.agent.state_dict().items()}
+
+    sentences = run.change(
+        {"tokenizer": {"revival_updates": "7"}, "actor_critic": {"gamma": "0.9"}}, where=lambda *keys: "test"
+    )
+
+    assert len(sentences) == 2
+    assert run.agent.tokenizer.config.revival_updates == 7
+    assert run.agent.actor_critic.config.gamma == 0.9
+    assert all(torch.equal(before[name], value) for name, value in run.agent.state_dict().items())
+    with pytest.raises(ConfigError, match="codes is 32"):
+        run.change({"tokenizer": {"codes": "64"}}, where=lambda *keys: "test")
+
+
+def test_the_command_makes_a_run_of_it(workplace: Path, command: Callable[..., Result]) -> None:
+    result = command(
+        "train-tokenizer", "data/pong.zarr", "--run", "runs/delta", "--agent", "delta-iris", "--preset", "tiny",
+        "--updates", "1",
+    )  # fmt: skip
+
+    assert result.exit_code == 0, result.output
+    assert "delta-iris, preset tiny" in result.output
