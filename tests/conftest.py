@@ -49,10 +49,14 @@ def repository() -> Path:
 def iris(tmp_path: Path) -> Iris:
     """Runs the real command in a process of its own: `iris("info", "data/pong.zarr", cwd=...)`."""
 
-    def run(*arguments: str | Path, cwd: Path = tmp_path, **options: object) -> "subprocess.CompletedProcess[str]":
+    def run(
+        *arguments: str | Path, cwd: Path = tmp_path, timeout: float = 300, **options: object
+    ) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "iris_cli", *map(str, arguments)]
         environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(REPOSITORY)}
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, **options
+        )
 
     return run
 

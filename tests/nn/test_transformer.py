@@ -40,6 +40,73 @@ def test_cached_reading_of_whole_blocks_equals_the_full_block_causal_pass() -> N
     torch.testing.assert_close(pieces, transformer(x), atol=2e-6, rtol=0)
 
 
+def make_random(attention: str = "causal", **dropout: float) -> Transformer:
+    """With weights, biases and gains that all show in the outputs; in float64, so that any difference does."""
+    transformer = make(attention, **dropout).double()
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return transformer
+
+
+@pytest.mark.parametrize("attention", ["causal", "block-causal"])
+@pytest.mark.parametrize("before", [0, 1, BLOCK, 3 * BLOCK + 2])
+def test_one_token_is_read_in_dreams_as_anywhere_else(attention: str, before: int) -> None:
+    transformer = make_random(attention).requires_grad_(False)
+    context, x = torch.randn(3, before, 8).double(), torch.randn(3, 1, 8).double()
+    outputs, caches = [], []
+
+    for gradients, training in ((False, False), (True, False), (False, True)):  # only the first is a dream
+        cache = transformer.eval().new_cache(3)
+        if before:
+            transformer(context, cache)
+        with torch.set_grad_enabled(gradients):
+            outputs.append(transformer.train(training)(x, cache))
+        caches.append(cache)
+
+    for output, cache in zip(outputs[1:], caches[1:], strict=True):
+        torch.testing.assert_close(outputs[0], output, atol=1e-12, rtol=0)
+        torch.testing.assert_close(caches[0].memory, cache.memory, atol=1e-12, rtol=0)
+    assert caches[0].memory[:, :, :, :, before].all()
+    assert not caches[0].memory[:, :, :, :, before + 1 :].any()
+    assert [cache.length for cache in caches] == [before + 1] * 3
+
+
+@pytest.mark.parametrize("attention", ["causal", "block-causal"])
+@torch.no_grad()
+def test_tokens_read_one_by_one_equal_a_whole_causal_sequence(attention: str) -> None:
+    transformer, whole, x = make_random(attention), make_random("causal"), torch.randn(2, 12, 8).double()
+    whole.load_state_dict(transformer.state_dict())
+    one_by_one, at_once = transformer.new_cache(2), whole.new_cache(2)
+
+    pieces = torch.cat([transformer(token, one_by_one) for token in x.split(1, 1)], 1)
+
+    torch.testing.assert_close(pieces, whole(x), atol=1e-12, rtol=0)
+    torch.testing.assert_close(pieces, whole(x, at_once), atol=1e-12, rtol=0)
+    torch.testing.assert_close(one_by_one.memory, at_once.memory, atol=1e-12, rtol=0)
+    assert one_by_one.length == at_once.length == 12
+
+
+@torch.no_grad()
+def test_whole_blocks_and_then_single_tokens_are_read_as_in_pieces_of_any_size() -> None:
+    transformer, x = make_random("block-causal"), torch.randn(2, 2 * BLOCK + 1, 8).double()
+
+    pieces = read_in_pieces(transformer, x, [BLOCK, BLOCK, 1])
+
+    torch.testing.assert_close(pieces, transformer(x), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("dropout", ["embedding_dropout", "attention_dropout", "residual_dropout"])
+@torch.no_grad()
+def test_one_token_in_training_mode_is_dropped_from_as_any_other(dropout: str) -> None:
+    transformer, x = make_random(**{dropout: 0.5}), torch.randn(2, 1, 8).double()
+
+    still, *again = (transformer(x, transformer.new_cache(2)) for _ in range(3))
+    noisy = [transformer.train()(x, transformer.new_cache(2)) for _ in range(3)]
+
+    assert all(torch.equal(still, other) for other in again)
+    assert any(not torch.equal(still, other) for other in noisy)
+
+
 @pytest.mark.parametrize(("attention", "reach"), [("causal", 4), ("block-causal", 3)])
 @torch.no_grad()
 def test_a_token_changes_only_what_may_see_it(attention: str, reach: int) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from iris_cli.agents.iris.actor_critic import ActorCritic, Memory
 from iris_cli.agents.iris.agent import Agent
 from iris_cli.agents.iris.config import ActorCriticConfig
-from iris_cli.errors import ShapeError
+from iris_cli.errors import ConfigError, ShapeError
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -68,8 +68,10 @@ def test_no_memory_is_a_memory_of_zeros(agent: Agent, views: Tensor) -> None:
     assert torch.equal(agent.actor_critic(views[:, 0], None).values, agent.actor_critic(views[:, 0], zeros).values)
 
 
-def test_gradient_flows_through_heads_memory_and_trunk(agent: Agent, views: Tensor) -> None:
-    network = ActorCritic(ActorCriticConfig(channels=(2, 2, 4, 4), lstm_width=8), num_actions=3)
+@pytest.mark.parametrize("kind", ["pooled", "strided"])
+def test_gradient_flows_through_heads_memory_and_trunk(views: Tensor, kind: str) -> None:
+    torch.manual_seed(0)
+    network = ActorCritic(ActorCriticConfig(network=kind, channels=(4, 4, 8, 8), lstm_width=8), num_actions=3)
     views = views.clone().requires_grad_()
     memory = network(views[:, 0], None).memory
 
@@ -78,6 +80,41 @@ def test_gradient_flows_through_heads_memory_and_trunk(agent: Agent, views: Tens
 
     assert all(parameter.grad.any() for parameter in network.parameters())
     assert views.grad[:, 0].any()
+
+
+@torch.no_grad()
+def test_a_strided_network_gives_what_a_pooled_one_does_from_maps_of_a_16th_of_the_pixels(views: Tensor) -> None:
+    torch.manual_seed(0)
+    networks = [
+        ActorCritic(ActorCriticConfig(network=kind, channels=(4, 6, 8, 10), lstm_width=12), num_actions=3)
+        for kind in ("pooled", "strided")
+    ]
+
+    outputs = [network(views[:, 1], network.burn_in(views[:, :1], torch.ones(3, 1) > 0)) for network in networks]
+
+    assert [output.logits_actions.shape for output in outputs] == [(3, 3)] * 2
+    assert [output.values.shape for output in outputs] == [(3,)] * 2
+    assert all(part.shape == (3, 12) for output in outputs for part in output.memory)
+    assert [network.conv1(views[:, 0]).shape[1:] for network in networks] == [(4, 64, 64), (4, 16, 16)]
+    assert list(networks[0].state_dict()) == list(networks[1].state_dict())
+
+
+@torch.no_grad()
+def test_a_strided_network_sees_every_row_and_column() -> None:
+    torch.manual_seed(0)
+    first = ActorCritic(ActorCriticConfig(network="strided"), num_actions=3).conv1
+    black = torch.zeros(64, 3, 64, 64)
+    dotted = black.clone()
+    dotted[range(64), :, range(64), range(63, -1, -1)] = 1.0  # a pixel each, in every row and column
+
+    assert (first(dotted) != first(black)).flatten(1).any(1).all()
+
+
+def test_an_unknown_network_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'stridded' is not one of pooled, strided") as caught:
+        ActorCriticConfig(network="stridded")
+
+    assert caught.value.where == "actor_critic.network"
 
 
 @pytest.mark.parametrize("actions", [4, 18])

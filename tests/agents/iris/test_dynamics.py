@@ -174,6 +174,20 @@ def test_the_published_size_has_the_published_number_of_parameters(actions: int)
     assert sum(parameter.numel() for parameter in dynamics.parameters()) == 8_446_469 + 256 * actions
 
 
+@pytest.mark.parametrize(("settings", "std"), [({}, 0.02), ({"init_std": 0.1}, 0.1)])
+def test_all_first_weights_have_the_std_of_the_settings(settings: dict[str, float], std: float) -> None:
+    torch.manual_seed(0)
+    dynamics = Dynamics(DynamicsConfig(layers=1, width=64, **settings), codes=64, num_actions=18)
+
+    weights = {name: p for name, p in dynamics.named_parameters() if p.dim() == 2}
+    assert {name.split(".")[0] for name in weights} == {
+        "transformer", "embed_actions", "embed_tokens", "head_tokens", "head_rewards", "head_ends"
+    }  # fmt: skip
+    for name, weight in weights.items():
+        assert weight.std().item() == pytest.approx(std, rel=0.2), name
+    assert not any(p.any() for name, p in dynamics.named_parameters() if name.endswith("bias"))
+
+
 def test_a_few_updates_lower_the_loss() -> None:
     torch.manual_seed(0)
     dynamics = Dynamics(PRESETS["tiny"].dynamics, codes=8, num_actions=3)

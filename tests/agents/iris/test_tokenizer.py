@@ -254,6 +254,30 @@ def test_the_fingerprint_follows_what_encode_depends_on_and_nothing_else() -> No
     assert tokenizer.fingerprint() != before
 
 
+def test_without_a_mean_image_there_is_none_to_keep_or_subtract() -> None:
+    torch.manual_seed(0)
+    tokenizer, frames = Tokenizer(dataclasses.replace(TINY, mean_image=False)), random_frames(4)
+
+    for _ in range(2):
+        tokenizer.loss(frames, perceptual=None).total.backward()
+        tokenizer.update_codebook()
+
+    assert tokenizer.mean_image is None
+    names = tokenizer.state_dict().keys()
+    assert names == {name for name in Tokenizer(TINY).state_dict() if not name.startswith("mean_image.")}
+    with torch.no_grad():
+        images = frames.float() / 127.5 - 1
+        torch.testing.assert_close(tokenizer._latents(images), tokenizer.encoder(images))
+
+
+def test_the_fingerprint_tells_whether_there_is_a_mean_image() -> None:
+    with_mean, without = Tokenizer(TINY), Tokenizer(dataclasses.replace(TINY, mean_image=False))
+    missing, unexpected = with_mean.load_state_dict(without.state_dict(), strict=False)
+
+    assert (sorted(missing), unexpected) == (["mean_image.mean", "mean_image.updates"], [])
+    assert with_mean.fingerprint() != without.fingerprint()
+
+
 def test_a_few_updates_lower_the_loss_and_open_the_codebook() -> None:
     torch.manual_seed(0)
     tokenizer = Tokenizer(TINY).train()
