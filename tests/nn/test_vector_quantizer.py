@@ -115,6 +115,17 @@ def test_each_of_few_latents_has_one_code_and_keeps_it(ema_decay: float | None, 
     torch.testing.assert_close(quantizer.weight[tokens[-1]], points, atol=0.05, rtol=0)
 
 
+def test_of_codes_drawn_at_once_only_the_first_gets_a_latent() -> None:
+    torch.manual_seed(0)
+    quantizer, points = VectorQuantizer(16, 3, revive_after=100), torch.eye(3)
+
+    tokens = [update(quantizer, points) for _ in range(10)]  # only the first draws
+
+    assert quantizer.parked.sum() == 13
+    assert len(quantizer.weight[~quantizer.parked].unique(dim=0)) == 3
+    assert all(torch.equal(later, tokens[0]) for later in tokens)
+
+
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_of_two_codes_that_share_a_latent_the_later_is_parked(ema_decay: float | None) -> None:
     torch.manual_seed(0)
