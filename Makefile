@@ -5,7 +5,8 @@ VENV   ?= .venv
 GAME   ?= Pong
 SEED   ?= 0
 AGENT  ?= iris
-PIPELINE ?= atari100k
+# Each agent has its schedule: atari100k.yaml, atari100k-delta-iris.yaml.
+PIPELINE ?= atari100k$(if $(filter-out iris,$(AGENT)),-$(AGENT))
 DEVICE ?= auto
 
 IRIS = $(VENV)/bin/iris

@@ -104,7 +104,16 @@ def test_a_report_that_cannot_be_read_is_named(scored: Scored, text: str) -> Non
 def test_every_key_that_is_read_must_be_there(scored: Scored) -> None:
     path = scored("a") / "reports" / "evaluate-then.json"
     content = json.loads(path.read_text())
-    unread = {"lengths", "confidence_interval", "human_normalised", "tokenizer_loss", "device", "seconds", "versions"}
+    unread = {
+        "lengths",
+        "confidence_interval",
+        "human_normalised",
+        "tokenizer_loss",
+        "device",
+        "seconds",
+        "versions",
+        "world_model",
+    }
     for key in content.keys() - unread - {"collected_steps"}:
         path.write_text(json.dumps({name: value for name, value in content.items() if name != key}))
         with pytest.raises(RunError, match=key):
