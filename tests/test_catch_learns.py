@@ -1,4 +1,11 @@
-"""TODO"""
+"""An agent learns a game from nothing: its eyes, its dreams of the game, and in those how to play.
+
+Random play scores -0.75. On 2026-11-21 (one CPU thread, seed 0, 8 rounds, 200 games) the pipeline scored 0.37: the
+threshold of 0.5 did not hold there. With one part broken on purpose it scored
+  -0.76 where the policy gradient was 0 (loss_actions times 0),
+  -0.67 where the dynamics did not learn tokens (loss_tokens times 0),
+  -0.75 where `encode` gave zeros for all tokens (stopped in round 5 from outside, and gone on with).
+"""
 
 import json
 from pathlib import Path
