@@ -12,8 +12,8 @@ DEVICE ?= auto
 IRIS = $(VENV)/bin/iris
 RUN  = $(VENV)/bin/python -m
 
-# As the iris command does: threads that wait must not spin on a busy machine.
-export OMP_WAIT_POLICY ?= PASSIVE
+# As the iris command does: threads that wait spin for a moment only.
+export GOMP_SPINCOUNT ?= 10000
 
 .PHONY: help demo test check bench atari100k clean
 
