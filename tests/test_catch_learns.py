@@ -1,7 +1,7 @@
 """An agent learns a game from nothing: its eyes, its dreams of the game, and in those how to play.
 
-Random play scores -0.75; the pipeline scored 1.00 (2026-11-21, seed 1, 200 games). With one part broken on purpose, and
-8 rounds of 60 policy updates where the unbroken one had come to 0.37, it scored
+Random play scores -0.75; the pipeline scored 1.00 (2026-11-21, two cores, 200 games). With one part broken on purpose,
+and 8 rounds of 60 policy updates where the unbroken one had come to 0.37, it scored
   -0.76 where the policy gradient was 0 (loss_actions times 0),
   -0.67 where the dynamics did not learn tokens (loss_tokens times 0),
   -0.75 where `encode` gave zeros for all tokens (stopped in round 5 from outside, and gone on with).

@@ -1,7 +1,5 @@
 """A GPT: pre-LayerNorm blocks over embeddings, learned absolute positions, optional KV cache. No tokens, no heads."""
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +18,6 @@ class Transformer(nn.Module):
         tokens_per_block: tokens of a block of "block-causal".
         embedding_dropout, attention_dropout, residual_dropout: probabilities, active in training mode only.
         gradient_checkpointing: recompute each block's activations in the backward pass.
-        init_std: of the first weights; 0.02 is published, for a width of 256.
     """
 
     def __init__(
@@ -36,7 +33,6 @@ class Transformer(nn.Module):
         attention_dropout: float = 0.0,
         residual_dropout: float = 0.0,
         gradient_checkpointing: bool = False,
-        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.heads, self.width, self.max_tokens = heads, width, max_tokens
@@ -52,7 +48,7 @@ class Transformer(nn.Module):
             mask |= block[:, None] == block[None, :]
         self.register_buffer("mask", mask, persistent=False)
         self.mask: Tensor  # (max_tokens, max_tokens), true where the row's token may look
-        self.apply(partial(init_gpt, std=init_std))
+        self.apply(init_gpt)
 
     def new_cache(self, batch: int) -> KVCache:
         """An empty cache for `batch` sequences, on the device of the weights."""

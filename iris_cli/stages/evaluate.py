@@ -31,12 +31,7 @@ from iris_cli.stages.recorder import Recorder
 from iris_cli.stages.reports import about, write_report
 
 MAX_ENVS = 25  # published: 100 episodes in 4 waves of 25
-SHOWN = (
-    "moving_error",
-    "changed_tokens_right",
-    f"dream_error_{HORIZON}",
-    f"copy_error_{HORIZON}",
-)  # of the world model
+SHOWN = ("moving_error", "changed_tokens_right", f"dream_error_{HORIZON}", f"copy_error_{HORIZON}")  # of those
 
 
 @dataclass(frozen=True, kw_only=True)

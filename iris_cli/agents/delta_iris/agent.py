@@ -9,7 +9,7 @@ from iris_cli.agents.delta_iris.actor_critic import ActorCritic, Memory
 from iris_cli.agents.delta_iris.config import IMAGE_SIZE, DeltaIrisConfig
 from iris_cli.agents.delta_iris.dynamics import Dynamics
 from iris_cli.agents.delta_iris.tokenizer import Tokenizer
-from iris_cli.agents.delta_iris.world import DeltaIrisDream
+from iris_cli.agents.delta_iris.world import DeltaIrisDream, view_of
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import actor_critic_loss
 from iris_cli.learn.fit import Part, Steps
@@ -49,7 +49,7 @@ class Agent(nn.Module):
 
     def see(self, frames: Tensor) -> Tensor:
         """What the policy looks at: frames (N, 3, 64, 64) uint8 -> the same, float32 in [0, 1]."""
-        return frames.contiguous().float().div_(255)
+        return view_of(frames)
 
     def reconstruct(self, frames: Tensor, actions: Tensor) -> Tensor:
         """What the tokenizer makes of N frames (N, 3, 64, 64) in a row and the N - 1 actions between them.

@@ -71,7 +71,7 @@ class DeltaIrisDream:
         self._between = deque(zip(actions.unbind(1), tokens.unbind(1), strict=True), maxlen=keep - 1)
         self.cache = dynamics.transformer.new_cache(len(frames))
         self.frames, self.tokens = frames[:, -1], None if tokens.shape[1] == 0 else tokens[:, -1]
-        self.view = _view(self.frames)
+        self.view = view_of(self.frames)
         with torch.no_grad():
             dynamics.read_context(frames, actions, tokens, self.cache)
         self._unread: list[Tensor] = []  # (B, 1, E) embeddings to be read before the next action
@@ -91,7 +91,7 @@ class DeltaIrisDream:
         if tokens is None:
             return Outcome(rewards, ends, None)
         self.frames = to_8_bits(self._tokenizer.decode(self.frames, actions, tokens))
-        self.tokens, self.view = tokens, _view(self.frames)
+        self.tokens, self.view = tokens, view_of(self.frames)
         self._past.append(self.frames)
         self._between.append((actions, tokens))
         last = self._dynamics.embed_tokens(tokens[:, -1:])
@@ -145,7 +145,8 @@ def to_8_bits(frames: Tensor) -> Tensor:
     return (frames * 255).round().to(torch.uint8)
 
 
-def _view(frames: Tensor) -> Tensor:
+def view_of(frames: Tensor) -> Tensor:
+    """What the policy sees of frames: uint8 -> float32 in [0, 1]."""
     return frames.contiguous().float().div_(255)
 
 

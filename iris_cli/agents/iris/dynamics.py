@@ -61,7 +61,6 @@ class Dynamics(nn.Module):
             attention_dropout=config.attention_dropout,
             residual_dropout=config.residual_dropout,
             gradient_checkpointing=config.gradient_checkpointing,
-            init_std=config.init_std,
         )
         self.embed_actions = nn.Embedding(num_actions, config.width)
         self.embed_tokens = nn.Embedding(codes, config.width)
