@@ -38,8 +38,8 @@ check: $(VENV)/installed ## What every commit must pass: format, lint, types, fa
 	$(RUN) mypy
 	$(RUN) pytest -m "not pipeline"
 
-bench: $(VENV)/installed ## Throughput of every stage on this machine
-	$(IRIS) bench --device $(DEVICE)
+bench: $(VENV)/installed ## Throughput of every stage on this machine, saved in tests/perf/results
+	$(IRIS) bench --device $(DEVICE) --out tests/perf/results
 
 atari100k: $(VENV)/installed ## The full loop: make atari100k GAME=Qbert SEED=0 (PIPELINE=atari100k-staged: a variant)
 	$(IRIS) run pipelines/$(PIPELINE).yaml --agent $(AGENT) --game $(GAME) --seed $(SEED) --device $(DEVICE)

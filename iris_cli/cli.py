@@ -441,15 +441,23 @@ def fetch(what: str, source: Path | None, out: Path | None) -> None:
 @click.option(
     "--seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Spent on each measurement."
 )
+@click.option("--out", type=PATH, default=None, help="Also write it here: a .json file, or a folder of many.")
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 @device_option
-def bench(preset: str, seconds: float, as_json: bool, device: str) -> None:
-    """Measure the throughput of every stage on this machine.
+def bench(preset: str, seconds: float, out: Path | None, as_json: bool, device: str) -> None:
+    """Measure the throughput of every stage on this machine, and what a full Atari 100k run would take.
 
     \b
     Example: iris bench --preset small
+             iris bench --json --out results/
     """
     from iris_cli import console
     from iris_cli.stages.bench import bench as stage
+    from iris_cli.stages.bench import report_of, save
 
-    console.facts(f"bench ({preset})", stage(preset=preset, seconds=seconds, device=device), as_json=as_json)
+    result = stage(preset=preset, seconds=seconds, device=device)
+    path = None if out is None else save(result, out)
+    if as_json:
+        console.facts("bench", result, as_json=True)
+    else:
+        console.show(report_of(result, path))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from iris_cli.nn.dropout import Dropout, dropout
 from iris_cli.nn.kv_cache import KVCache
 
 
@@ -39,8 +40,8 @@ class Transformer(nn.Module):
         self.block_causal = attention == "block-causal"
         self.gradient_checkpointing = gradient_checkpointing
         self.positions = nn.Embedding(max_tokens, width)
-        self.dropout = nn.Dropout(embedding_dropout)
-        self.blocks = nn.ModuleList(_Block(width, heads, attention_dropout, residual_dropout) for _ in range(layers))
+        self.dropout = Dropout(embedding_dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, attention_dropout, residual_dropout) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width)
         mask = torch.ones(max_tokens, max_tokens, dtype=torch.bool).tril()
         if self.block_causal:
@@ -99,19 +100,19 @@ class Transformer(nn.Module):
         shape, place = (len(x), 3, self.heads, -1), cache.length
         x = x + self.positions.weight[place]
         for block, memory in zip(self.blocks, cache.memory, strict=True):
-            assert isinstance(block, _Block)
+            assert isinstance(block, Block)
             attn, first, last = block.attn, block.mlp[0], block.mlp[2]
             split = attn.qkv(block.ln1(x)).view(shape).transpose(0, 1)  # (3, B, heads, head_dim)
             memory[:, :, :, place] = split[1:]
             keys, values = memory[:, :, :, : place + 1].unbind(0)  # (B, heads, length, head_dim)
-            y = F.scaled_dot_product_attention(split[0, :, :, None], keys, values).flatten(1)  # (B, E)
+            y = _look_back(split[0, :, :, None], keys, values).flatten(1)  # (B, E)
             x = x + attn.proj(y)
             x = x + last(F.gelu(first(block.ln2(x))))
         cache.advance(1)
         return self.ln_f(x)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """x += attention(ln1(x)); x += mlp(ln2(x))."""
 
     def __init__(self, width: int, heads: int, attention_dropout: float, residual_dropout: float) -> None:
@@ -120,7 +121,7 @@ class _Block(nn.Module):
         self.ln2 = nn.LayerNorm(width)
         self.attn = _Attention(width, heads, attention_dropout, residual_dropout)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(residual_dropout)
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), Dropout(residual_dropout)
         )
 
     def forward(
@@ -139,16 +140,36 @@ class _Attention(nn.Module):
         self.attention_dropout = attention_dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.dropout = nn.Dropout(residual_dropout)
+        self.dropout = Dropout(residual_dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None, layer: int) -> Tensor:
         split = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, heads, head_dim)
         queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each (B, heads, n, head_dim)
         if cache:
             keys, values = cache.write(layer, keys, values)
-        dropout = self.attention_dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=dropout, is_causal=causal)
+        y = _attend(queries, keys, values, mask, causal, self.attention_dropout if self.training else 0.0)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))  # (B, n, E)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool, dropped: float) -> Tensor:
+    """Attention of (B, heads, n, head_dim) to (B, heads, m, head_dim), with some of it dropped."""
+    if not dropped or queries.device.type != "cpu":
+        return F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=dropped, is_causal=causal)
+    # On a CPU, torch has no kernel of its own for dropout in attention either, and draws more slowly.
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT  # (B, heads, n, m)
+    if causal:
+        mask = scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return dropout(scores.softmax(-1), dropped) @ values
+
+
+def _look_back(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of one token (B, heads, 1, head_dim) to all that is cached, (B, heads, length, head_dim)."""
+    if queries.device.type != "cpu" or queries.dtype == torch.float32:
+        return F.scaled_dot_product_attention(queries, keys, values)
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT  # the fused kernel takes up to five times as long
+    return scores.softmax(-1) @ values
 
 
 def init_gpt(module: nn.Module, std: float = 0.02) -> None:

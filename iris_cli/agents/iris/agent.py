@@ -21,6 +21,7 @@ from iris_cli.learn.losses import Losses
 from iris_cli.learn.novelty import Novelty
 from iris_cli.learn.visits import Visits
 from iris_cli.nn.lpips import LPIPS
+from iris_cli.nn.precision import Copy, compute_dtype, mixed
 from iris_cli.replay.segments import Replay, Segments
 
 
@@ -43,6 +44,7 @@ class Agent(nn.Module):
         self.exploration: Novelty | None = None  # made last, so that the other weights are the same with it and without
         if config.exploration.bonus != "none":
             self.exploration = Novelty(config.exploration.width, of=config.exploration.bonus)
+        self._copies: tuple[Copy[Tokenizer], Copy[Dynamics]] | None = None
 
     def configure(self, config: IrisConfig) -> None:
         """Adopt settings of how the components learn; the networks and their weights stay as they are.
@@ -51,11 +53,21 @@ class Agent(nn.Module):
         """
         with torch.random.fork_rng(devices=[]):  # the draws of initial weights, which are thrown away
             fresh = Agent(config, self.num_actions)
-        fresh.to(self.dynamics.embed_tokens.weight.device).train(self.training)
+        fresh.to(self.device).train(self.training)
         fresh.load_state_dict(self.state_dict(), strict=False)  # the codebook counts idle codes only if it is to
         self.config = config
         self.tokenizer, self.dynamics, self.actor_critic = fresh.tokenizer, fresh.dynamics, fresh.actor_critic
         self.exploration = fresh.exploration
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.dynamics.embed_tokens.weight.device
+
+    @property
+    def dream_dtype(self) -> torch.dtype:
+        """What the dreams are computed in that the policy learns in."""
+        return compute_dtype(self.config.actor_critic.precision, self.device)
 
     def see(self, frames: Tensor) -> Tensor:
         """What the policy looks at: frames (N, 3, 64, 64) uint8 -> reconstructions (N, 3, 64, 64) float32 in [0, 1]."""
@@ -97,7 +109,7 @@ class Agent(nn.Module):
     def actor_critic_start(
         self, segments: Segments, generator: torch.Generator | None = None
     ) -> tuple[Memory, IrisDream]:
-        """Burn the policy in on all but the last step, and begin to dream at the last.
+        """Burn the policy in on all but the last step, and dream from the last on, in the precision of its settings.
 
         Args:
             segments: with tokens (B, T, 16), padding on the left.
@@ -109,9 +121,21 @@ class Agent(nn.Module):
         if segments.tokens is None:
             raise ShapeError("segments must carry tokens to dream from. Got none")
         before = segments.tokens[:, :-1]  # (B, T - 1, 16)
-        views = self.tokenizer.decode(before.flatten(0, 1)).unflatten(0, before.shape[:2])
+        tokenizer, dynamics = self._dreaming_in()
+        views = tokenizer.decode(before.flatten(0, 1)).unflatten(0, before.shape[:2])
         memory = self.actor_critic.burn_in(views, segments.mask[:, :-1])
-        return memory, self.begin_dream(None, segments.tokens[:, -1:], segments.actions[:, :0], generator)
+        tokens, actions = segments.tokens[:, -1:], segments.actions[:, :0]
+        return memory, IrisDream(tokenizer, dynamics, tokens, actions, generator=generator)
+
+    def _dreaming_in(self) -> tuple[Tokenizer, Dynamics]:
+        """The networks that the policy learns in: these, or copies in the precision of its settings."""
+        dtype = self.dream_dtype
+        if dtype == torch.float32:
+            return self.tokenizer, self.dynamics
+        copies = self._copies
+        if copies is None or not (copies[0].is_of(self.tokenizer, dtype) and copies[1].is_of(self.dynamics, dtype)):
+            self._copies = copies = Copy(self.tokenizer, dtype), Copy(self.dynamics, dtype)
+        return copies[0].refreshed(), copies[1].refreshed()
 
     def tokenizer_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Tensor:
         """Frames (B, 3, 64, 64) uint8 for `tokenizer_losses`, drawn uniformly over episodes; visits play no role."""
@@ -119,8 +143,15 @@ class Agent(nn.Module):
 
     def tokenizer_losses(self, frames: Tensor, *, perceptual: LPIPS | None) -> Steps:
         """One optimizer step on a batch of frames, in shares. Dropout draws from torch's global stream."""
-        shares = frames.split(self.config.tokenizer.micro_batch)
-        yield (Part(self.tokenizer.loss(share, perceptual=perceptual), len(share) / len(frames)) for share in shares)
+        config = self.config.tokenizer
+        yield (
+            Part(self._tokenizer_loss(share, perceptual), len(share) / len(frames))
+            for share in frames.split(config.micro_batch or (16 if self.device.type == "cpu" else 64))
+        )
+
+    def _tokenizer_loss(self, frames: Tensor, perceptual: LPIPS | None) -> Losses:
+        with mixed(self.config.tokenizer.precision, self.device):
+            return self.tokenizer.loss(frames, perceptual=perceptual)
 
     def dynamics_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Segments:
         """Segments of stored tokens for `dynamics_losses`, padded on the right."""
@@ -128,7 +159,9 @@ class Agent(nn.Module):
 
     def dynamics_losses(self, segments: Segments) -> Steps:
         """One optimizer step on a batch of segments. Dropout draws from torch's global stream."""
-        return [[Part(self.dynamics.loss(segments), 1.0)]]
+        with mixed(self.config.dynamics.precision, self.device):
+            losses = self.dynamics.loss(segments)
+        return [[Part(losses, 1.0)]]
 
     def actor_critic_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Segments:
         """Segments of stored tokens for `actor_critic_losses`, padded on the left."""

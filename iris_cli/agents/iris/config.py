@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from iris_cli.errors import ConfigError
 from iris_cli.learn.settings import between, one_of, positive
+from iris_cli.nn.precision import PRECISIONS
 
 IMAGE_SIZE = 64  # pixels, height and width of a frame
 GRID = 4  # tokens per side of a frame
@@ -23,7 +24,7 @@ class TokenizerConfig:
 
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {"lpips", "l2_weight", "max_pixel_weight", "batch_size", "micro_batch", "learning_rate", "clip_norm"}
-        | {"ema_decay", "revive_after"}
+        | {"ema_decay", "revive_after", "precision"}
     )
 
     preset: str = "published"  # published | light
@@ -46,13 +47,15 @@ class TokenizerConfig:
     l2_weight: float = 1.0  # of the squared error, in the weights-free loss only
     max_pixel_weight: float = 0.01  # of each frame's largest squared error, in the weights-free loss only
     batch_size: int = 256  # frames per update
-    micro_batch: int = 64  # frames per backward pass; same gradients, less memory
+    micro_batch: int = 0  # frames per backward pass, which changes no gradient; 0: 16 on a CPU, elsewhere 64
     learning_rate: float = 1e-4  # Adam, constant
     clip_norm: float = 10.0  # of the gradient
+    precision: str = "auto"  # of products while it learns; auto: bfloat16 where the processor multiplies it
 
     def __post_init__(self) -> None:
         one_of("tokenizer.network", self.network, ("residual", "strided"))
         one_of("tokenizer.codebook", self.codebook, ("gradient", "ema"))
+        one_of("tokenizer.precision", self.precision, PRECISIONS)
         levels = len(self.channel_multipliers)
         if levels != 5:
             raise ConfigError(
@@ -61,10 +64,14 @@ class TokenizerConfig:
             )
         positive(
             "tokenizer", self,
-            ("codes", "code_width", "latent_channels", "base_channels", "res_blocks", "batch_size", "micro_batch",
-             "learning_rate", "clip_norm"),
+            ("codes", "code_width", "latent_channels", "base_channels", "res_blocks", "batch_size", "learning_rate",
+             "clip_norm"),
         )  # fmt: skip
         between("tokenizer", self, ("dropout", "ema_decay"), 0, 1)
+        if self.micro_batch < 0:
+            raise ConfigError(
+                f"micro_batch is {self.micro_batch}, but cannot be negative", where="tokenizer.micro_batch"
+            )
         widths = [self.base_channels * multiplier for multiplier in (1, *self.channel_multipliers)]
         if min(widths) < 1 or (self.network == "residual" and any(width % 32 for width in widths)):
             raise ConfigError(
@@ -79,7 +86,7 @@ class DynamicsConfig:
 
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {"segment_length", "batch_size", "learning_rate", "weight_decay", "clip_norm", "gradient_checkpointing"}
-        | {"embedding_dropout", "attention_dropout", "residual_dropout"}
+        | {"embedding_dropout", "attention_dropout", "residual_dropout", "precision"}
     )
 
     layers: int = 10
@@ -97,9 +104,11 @@ class DynamicsConfig:
     weight_decay: float = 0.01  # on the weights of linear layers only
     clip_norm: float = 10.0
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third slower
+    precision: str = "auto"  # of products while it learns; auto: bfloat16 where the processor multiplies it
 
     def __post_init__(self) -> None:
         one_of("dynamics.attention", self.attention, ("causal", "block-causal"))
+        one_of("dynamics.precision", self.precision, PRECISIONS)
         positive("dynamics", self, ("layers", "heads", "width", "max_blocks", "segment_length", "batch_size"))
         positive("dynamics", self, ("init_std", "learning_rate", "clip_norm"))
         between("dynamics", self, ("embedding_dropout", "attention_dropout", "residual_dropout", "weight_decay"), 0, 1)
@@ -118,7 +127,7 @@ class ActorCriticConfig:
 
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {"horizon", "burn_in", "gamma", "lam", "entropy_weight", "batch_size", "learning_rate", "clip_norm"}
-        | {"objective", "clip_ratio", "passes", "rollouts_per_start"}
+        | {"objective", "clip_ratio", "passes", "rollouts_per_start", "precision"}
     )
 
     network: str = "pooled"  # pooled: the published one; strided: strides in place of the large maps, for laptops
@@ -132,6 +141,7 @@ class ActorCriticConfig:
     batch_size: int = 64  # imagined rollouts per update
     learning_rate: float = 1e-4  # Adam, constant
     clip_norm: float = 10.0
+    precision: str = "auto"  # of its dreams; auto: bfloat16 where the processor multiplies it
     # Variants, not in the paper or released code:
     objective: str = "reinforce"  # reinforce: published; clipped: of the probability ratio (Schulman et al. 2017, PPO)
     clip_ratio: float = 0.2  # with objective clipped; PPO's value
@@ -141,6 +151,7 @@ class ActorCriticConfig:
     def __post_init__(self) -> None:
         one_of("actor_critic.network", self.network, ("pooled", "strided"))
         one_of("actor_critic.objective", self.objective, ("reinforce", "clipped"))
+        one_of("actor_critic.precision", self.precision, PRECISIONS)
         positive("actor_critic", self, ("lstm_width", "burn_in", "batch_size", "learning_rate", "clip_norm"))
         positive("actor_critic", self, ("clip_ratio", "passes", "rollouts_per_start"))
         if self.batch_size % self.rollouts_per_start:
@@ -196,11 +207,11 @@ class IrisConfig:
 _LIGHT = TokenizerConfig(
     preset="light", network="strided", codes=512, code_width=128, latent_channels=128, base_channels=16,
     channel_multipliers=(1, 1, 2, 4, 8), codebook="ema", ema_decay=0.95, revive_after=100, batch_size=32,
-    micro_batch=32, learning_rate=1e-3,
+    micro_batch=32, learning_rate=1e-3, precision="float32",
 )  # fmt: skip
 _TINY_TOKENIZER = TokenizerConfig(
     preset="light", network="strided", codes=32, code_width=16, latent_channels=16, base_channels=8,
-    codebook="ema", revive_after=5, batch_size=8, micro_batch=8, learning_rate=1e-3,
+    codebook="ema", revive_after=5, batch_size=8, micro_batch=8, learning_rate=1e-3, precision="float32",
 )  # fmt: skip
 
 SECTION_PRESETS = {"tokenizer": {"published": TokenizerConfig(), "light": _LIGHT}}
@@ -214,20 +225,23 @@ PRESETS = {
         dynamics=DynamicsConfig(
             layers=4, heads=4, width=128, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0,
             init_std=0.05, max_blocks=16, segment_length=16, batch_size=10, learning_rate=5e-4,
+            precision="float32",
         ),
         actor_critic=ActorCriticConfig(
             network="strided", channels=(16, 16, 32, 32), lstm_width=256, horizon=15, burn_in=5, batch_size=32,
-            learning_rate=3e-4,
+            learning_rate=3e-4, precision="float32",
         ),
     ),
     # For tests: every code path in a second.
     "tiny": IrisConfig(
         preset="tiny",
         tokenizer=_TINY_TOKENIZER,
-        dynamics=DynamicsConfig(layers=2, heads=2, width=32, max_blocks=6, segment_length=5, batch_size=4),
+        dynamics=DynamicsConfig(
+            layers=2, heads=2, width=32, max_blocks=6, segment_length=5, batch_size=4, precision="float32"
+        ),
         actor_critic=ActorCriticConfig(
             network="strided", channels=(4, 4, 8, 8), lstm_width=32, horizon=5, burn_in=3, batch_size=4,
-            learning_rate=1e-3,
+            learning_rate=1e-3, precision="float32",
         ),
         exploration=ExplorationConfig(width=32, learning_rate=1e-3),
     ),

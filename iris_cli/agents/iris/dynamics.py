@@ -123,7 +123,11 @@ class Dynamics(nn.Module):
         """
         if segments.tokens is None:
             raise ShapeError("segments must carry tokens to learn from. Got none")
-        output = self(segments.tokens, segments.actions)
+        return self.loss_of(self(segments.tokens, segments.actions), segments)
+
+    def loss_of(self, output: DynamicsOutput, segments: Segments) -> Losses:
+        """`loss`, from what was predicted for the segments."""
+        assert segments.tokens is not None
         labels = labels_of(segments.tokens, segments.rewards, segments.ends, segments.mask)
         # The token after the last block is not in the segment, and the first one follows nothing.
         logits = (
@@ -131,7 +135,7 @@ class Dynamics(nn.Module):
             *(x.flatten(0, 1) for x in (output.logits_rewards, output.logits_ends)),
         )
         names = ("token", "reward", "end")
-        losses = [F.cross_entropy(x, y, ignore_index=IGNORED) for x, y in zip(logits, labels, strict=True)]
+        losses = [F.cross_entropy(x.float(), y, ignore_index=IGNORED) for x, y in zip(logits, labels, strict=True)]
         parts = {f"loss_{name}s": loss.detach() for name, loss in zip(names, losses, strict=True)}
         parts |= {f"{name}_accuracy": _accuracy(x, y) for name, x, y in zip(names, logits, labels, strict=True)}
         return Losses(losses[0] + losses[1] + losses[2], parts)

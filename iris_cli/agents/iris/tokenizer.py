@@ -74,7 +74,7 @@ class Tokenizer(nn.Module):
             ShapeError: for another shape or dtype.
         """
         _check_frames(frames)
-        size = _block_size(frames.device, self.config.network)
+        size = _block_size(self.embedding.weight, self.config.network)
         tokens = [self._tokens(_padded(block, size))[: len(block)] for block in frames.split(size)]
         return torch.cat(tokens)  # split gives one empty block for N = 0
 
@@ -89,9 +89,9 @@ class Tokenizer(nn.Module):
             raise ShapeError(f"tokens must have shape (N, {TOKENS_PER_FRAME}), got {tuple(tokens.shape)}")
         images = [
             self._images_of(self.embedding.lookup(block.unflatten(1, (GRID, GRID))))
-            for block in tokens.split(_block_size(tokens.device, self.config.network))
+            for block in tokens.split(_block_size(self.embedding.weight, self.config.network))
         ]
-        return (torch.cat(images) + 1).div_(2).clamp_(0, 1)
+        return torch.cat(images).float().add_(1).div_(2).clamp_(0, 1)
 
     @torch.no_grad()
     def reconstruct(self, frames: Tensor) -> Tensor:
@@ -104,7 +104,9 @@ class Tokenizer(nn.Module):
         """
         _check_frames(frames)
         return self.decode(
-            torch.cat([self._tokens(block) for block in frames.split(_block_size(frames.device, self.config.network))])
+            torch.cat(
+                [self._tokens(block) for block in frames.split(_block_size(self.embedding.weight, self.config.network))]
+            )
         )
 
     def loss(self, frames: Tensor, *, perceptual: LPIPS | None) -> Losses:
@@ -189,9 +191,11 @@ def _padded(frames: Tensor, size: int) -> Tensor:
     return F.pad(frames, (0, 0, 0, 0, 0, 0, 0, size - len(frames)))
 
 
-def _block_size(device: torch.device, network: str) -> int:
+def _block_size(weight: Tensor, network: str) -> int:
     """Frames that pass at once: few on a CPU, whose caches then hold the maps."""
-    return {"residual": 4, "strided": 32}[network] if device.type == "cpu" else 64
+    if weight.device.type != "cpu":
+        return 64
+    return 32 if network == "strided" else 4 if weight.dtype == torch.float32 else 16
 
 
 @torch.no_grad()

@@ -111,13 +111,13 @@ def imagine_step(
         rewards (B,) float32 in {-1, 0, 1}, ends (B,) bool, and tokens (B, 16) or None.
     """
     hidden = dynamics.transformer(dynamics.embed_actions(actions[:, None]), cache)[:, 0]  # (B, E)
-    rewards = draw(dynamics.head_rewards(hidden)).float() - 1
-    ends = draw(dynamics.head_ends(hidden)).bool()
+    rewards = draw(dynamics.head_rewards(hidden).float()).float() - 1
+    ends = draw(dynamics.head_ends(hidden).float()).bool()
     if not next_frame:
         return rewards, ends, None
     tokens = actions.new_empty(len(actions), TOKENS_PER_FRAME)
     for k in range(TOKENS_PER_FRAME):
-        tokens[:, k] = draw(dynamics.head_tokens(hidden))
+        tokens[:, k] = draw(dynamics.head_tokens(hidden).float())
         hidden = dynamics.transformer(dynamics.embed_tokens(tokens[:, k : k + 1]), cache)[:, 0]
     return rewards, ends, tokens
 

@@ -44,6 +44,7 @@ def golden_agent_config(golden_config: dict) -> IrisConfig:
             res_blocks=tokenizer["num_res_blocks"],
             attention_resolutions=tuple(tokenizer["attn_resolutions"]),
             dropout=tokenizer["dropout"],
+            precision="float32",
         ),
         dynamics=DynamicsConfig(
             layers=dynamics["num_layers"],
@@ -55,6 +56,7 @@ def golden_agent_config(golden_config: dict) -> IrisConfig:
             attention_dropout=dynamics["attn_pdrop"],
             residual_dropout=dynamics["resid_pdrop"],
             segment_length=dynamics["max_blocks"],
+            precision="float32",
         ),
         actor_critic=ActorCriticConfig(
             horizon=golden_config["imagine_horizon"],
@@ -62,6 +64,7 @@ def golden_agent_config(golden_config: dict) -> IrisConfig:
             gamma=golden_config["gamma"],
             lam=golden_config["lambda_"],
             entropy_weight=golden_config["entropy_weight"],
+            precision="float32",
         ),
     )
 
