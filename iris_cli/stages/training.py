@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from iris_cli.failures import Failure, write_failure
 from iris_cli.learn.fit import Learner, Steps, fit
 from iris_cli.learn.visits import Visits
 from iris_cli.learn.watch import Growth, NotFinite, Watch
+from iris_cli.nn.precision import compute_dtype
 from iris_cli.progress import Progress
 from iris_cli.replay.segments import Replay, Segments
 from iris_cli.report import Report
@@ -89,6 +91,8 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
         updates = unfinished["total"] if unfinished else _plan(run, lesson)
     module, learners = getattr(run.agent, component), lesson.learners(run)
     progress = _begin(run, stage, updates)
+    if getattr(getattr(run.config, component), "precision", None) == "auto":
+        _tell_precision(component, compute_dtype("auto", run.device))
     module.train()
     begun, first = time.monotonic(), progress.done
     last: dict[str, float] = {}
@@ -199,6 +203,15 @@ def _begin(run: Run, stage: str, updates: int) -> Progress:
     if progress.done:
         console.say(f"{stage}: going on after update {progress.done:,} of {progress.total:,}.")
     return progress
+
+
+@lru_cache  # once in a process, however many rounds there are
+def _tell_precision(component: str, dtype: torch.dtype) -> None:
+    if dtype == torch.bfloat16:
+        setting = f"{component}.precision"
+        console.say(
+            f"{setting}: products in bfloat16, which this processor knows. --set {setting}=float32 for float32."
+        )
 
 
 def _tell(run: Run, stage: str, growth: Growth, update: int) -> None:

@@ -74,6 +74,25 @@ def reopened(run: Run) -> Run:
 # Learning
 
 
+def test_all_components_learn_in_bfloat16_and_say_so_once(
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    training._tell_precision.cache_clear()
+    run = new_run(pong, **{name: {"precision": "auto"} for name in STAGES})
+
+    for component, stage in STAGES.items():
+        before = weights(run)
+        stage(run, 2)
+        stage(run, 2)
+        assert changed(before, weights(run)) == {component}
+
+    said = capsys.readouterr().out
+    for component in STAGES:
+        assert said.count(f"--set {component}.precision=float32") == 1
+    assert {weight.dtype for weight in weights(run).values() if weight.is_floating_point()} == {torch.float32}
+
+
 def test_tokenizer_and_dynamics_learn_pong(pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "REPORT_EVERY", 20)
     run = new_run(pong, dynamics={"learning_rate": 3e-3})
