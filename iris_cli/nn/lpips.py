@@ -105,6 +105,7 @@ class _Head(nn.Module):
 
 
 def _unit(features: Tensor) -> Tensor:
+    features = features.float()  # a distance is a small difference
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
 
 

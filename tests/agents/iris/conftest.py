@@ -1,6 +1,8 @@
 """The golden file: weights, inputs and outputs of the published networks at tiny size (widths of 32)."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,6 @@ def golden_agent_config(golden_config: dict) -> IrisConfig:
             res_blocks=tokenizer["num_res_blocks"],
             attention_resolutions=tuple(tokenizer["attn_resolutions"]),
             dropout=tokenizer["dropout"],
-            precision="float32",
         ),
         dynamics=DynamicsConfig(
             layers=dynamics["num_layers"],
@@ -56,7 +57,6 @@ def golden_agent_config(golden_config: dict) -> IrisConfig:
             attention_dropout=dynamics["attn_pdrop"],
             residual_dropout=dynamics["resid_pdrop"],
             segment_length=dynamics["max_blocks"],
-            precision="float32",
         ),
         actor_critic=ActorCriticConfig(
             horizon=golden_config["imagine_horizon"],
@@ -64,14 +64,24 @@ def golden_agent_config(golden_config: dict) -> IrisConfig:
             gamma=golden_config["gamma"],
             lam=golden_config["lambda_"],
             entropy_weight=golden_config["entropy_weight"],
-            precision="float32",
         ),
     )
+
+
+def with_precision(config: IrisConfig, precision: str) -> IrisConfig:
+    """The same settings, to compute in another precision."""
+    names = ("tokenizer", "dynamics", "actor_critic")
+    return replace(config, **{name: replace(getattr(config, name), precision=precision) for name in names})
+
+
+@pytest.fixture(scope="session")
+def in_precision() -> Callable[[IrisConfig, str], IrisConfig]:
+    return with_precision
 
 
 @pytest.fixture(scope="module")
 def agent(golden: dict[str, Tensor], golden_agent_config: IrisConfig) -> Agent:
     """The golden network, in eval mode."""
-    agent = Agent(golden_agent_config, num_actions=4).eval()
+    agent = Agent(with_precision(golden_agent_config, "float32"), num_actions=4).eval()
     load_published(agent, {name: value for name, value in golden.items() if not name.startswith(("in.", "out."))})
     return agent

@@ -1,6 +1,6 @@
 """What is computed in bfloat16 is, within its precision, what float32 says."""
 
-import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,18 +13,13 @@ from iris_cli.learn.imagination import imagine
 from iris_cli.nn.precision import Copy, compute_dtype
 from iris_cli.replay.segments import Segments
 
-SECTIONS = ("tokenizer", "dynamics", "actor_critic")
-
-
-def with_precision(config: IrisConfig, precision: str) -> IrisConfig:
-    parts = {name: dataclasses.replace(getattr(config, name), precision=precision) for name in SECTIONS}
-    return dataclasses.replace(config, **parts)
+InPrecision = Callable[[IrisConfig, str], IrisConfig]
 
 
 @pytest.fixture
-def half(agent: Agent, golden_agent_config: IrisConfig) -> Agent:
+def half(agent: Agent, golden_agent_config: IrisConfig, in_precision: InPrecision) -> Agent:
     """The golden network, told to compute in bfloat16."""
-    half = Agent(with_precision(golden_agent_config, "bfloat16"), num_actions=4).eval()
+    half = Agent(in_precision(golden_agent_config, "bfloat16"), num_actions=4).eval()
     half.load_state_dict(agent.state_dict())
     return half
 
@@ -78,13 +73,17 @@ def test_cross_entropies_agree(agent: Agent, half: Agent, segments: Segments) ->
 
 @pytest.mark.parametrize("component", ["tokenizer", "dynamics"])
 def test_it_learns_as_well(
-    golden_agent_config: IrisConfig, golden: dict[str, Tensor], segments: Segments, component: str
+    golden_agent_config: IrisConfig,
+    in_precision: InPrecision,
+    golden: dict[str, Tensor],
+    segments: Segments,
+    component: str,
 ) -> None:
     frames = golden["in.imagine.observations"].flatten(0, 1)
     ends = []
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
-        each = Agent(with_precision(golden_agent_config, precision), num_actions=4)
+        each = Agent(in_precision(golden_agent_config, precision), num_actions=4)
         parameters = list(getattr(each, component).parameters())
         optimizer = torch.optim.Adam(parameters, lr=1e-3)
         losses = []
@@ -116,10 +115,10 @@ def test_a_copy_follows_the_weights_and_is_no_part_of_the_agent(half: Agent, seg
     assert (after - before).mean() > 0.1
 
 
-def test_new_settings_make_new_copies(half: Agent, segments: Segments) -> None:
+def test_new_settings_make_new_copies(half: Agent, in_precision: InPrecision, segments: Segments) -> None:
     half.actor_critic_start(segments)
 
-    half.configure(with_precision(half.config, "float32"))
+    half.configure(in_precision(half.config, "float32"))
 
     assert half.actor_critic_start(segments)[1].cache.memory.dtype == torch.float32
 
