@@ -20,6 +20,7 @@ import torch
 from iris_cli import console, interrupts
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, Interrupted
+from iris_cli.learn.achievements import Achievements, in_words, summarise
 from iris_cli.learn.acting import Actor
 from iris_cli.learn.diagnosis import Episode
 from iris_cli.learn.hints import hints, parts, plain
@@ -66,7 +67,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
             one where that report is there already.
     """
     begun = time.monotonic()
-    scores, lengths, recorders = _play(run, settings)
+    scores, lengths, achievements, recorders = _play(run, settings)
     seconds = time.monotonic() - begun
     measures = settings.measured_steps > 0 and can_be_measured(run)
     world_model, shown = _measure(run, recorders, settings) if measures else (None, {})
@@ -84,6 +85,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "standard_error": result.standard_error,
         "confidence_interval": [result.low, result.high],
         "human_normalised": normalised,
+        **({} if achievements is None else {"achievements": achievements.to_mapping()}),
         "protocol": _protocol(run, settings),
         "world_model": world_model,
         **about(run, seconds=seconds),
@@ -96,6 +98,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "episodes": len(scores),
         "best_and_worst": f"{console.number(max(scores))} and {console.number(min(scores))}",
         "mean_length": float(np.mean(lengths)),
+        **_achievement_figures(achievements),
         **shown,
     }
     notes = [f"never trained: {', '.join(untrained)}"] if untrained else []
@@ -104,6 +107,16 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
     if cut:
         notes.append(f"{cut} of {len(scores)} games were cut at {settings.max_steps} steps, so this is not a score")
     return Report(stage="evaluate", figures=figures, files={"report": path}, notes=tuple(notes))
+
+
+def _achievement_figures(achievements: Achievements | None) -> dict[str, float | int | str]:
+    if achievements is None:
+        return {}
+    return {
+        "achievement_score": achievements.score,
+        "achievements_per_episode": achievements.unlocked,
+        "success_rates": in_words(achievements.success_rates),
+    }
 
 
 def _protocol(run: Run, settings: Evaluate) -> dict[str, Any]:
@@ -149,8 +162,8 @@ def _first_steps(recorders: list[Recorder], left: int) -> list[Episode]:
     return episodes
 
 
-def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], list[Recorder]]:
-    """Scores, lengths and first steps of every episode, in the order of their numbers."""
+def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], Achievements | None, list[Recorder]]:
+    """Scores, lengths, achievements and first steps of every episode, in the order of their numbers."""
     num_envs, episodes = _num_envs(settings), settings.episodes
     scores, lengths = [0.0] * episodes, [0] * episodes
     seeds = [
@@ -169,6 +182,7 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], list[Re
         closing(VectorEnv(run.environment.for_testing(), num_envs)) as envs,
         console.progress(f"evaluate ({run.environment.name})", episodes, "episodes") as bar,
     ):
+        unlocked = np.zeros((episodes, len(envs.achievements)), bool)
         frames = envs.reset([seeds[episode][0] for episode in playing])
         active = np.ones(num_envs, bool)
         while active.any():
@@ -184,6 +198,7 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], list[Re
                     recorders[episode].add(before[env], int(actions[env]), float(steps.rewards[env]), ended)
                 scores[episode] += float(steps.rewards[env])
                 lengths[episode] += 1
+                unlocked[episode] = steps.achievements[env]
                 over[env] = steps.terminations[env] or steps.truncations[env] or lengths[episode] >= limit
             if not over.any():
                 continue
@@ -201,4 +216,5 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], list[Re
                 started += 1
             actor.forget(over)
             frames = envs.reset(resets)
-    return scores, lengths, recorders
+        achievements = summarise(envs.achievements, unlocked)
+    return scores, lengths, achievements, recorders
