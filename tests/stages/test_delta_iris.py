@@ -53,6 +53,16 @@ def test_each_component_counts_the_episodes_that_it_draws(run: Run) -> None:
     assert len(run.visits("dynamics").counts) == run.replay().num_episodes
 
 
+def test_the_draws_of_a_first_round_are_not_counted(run: Run) -> None:
+    run.round = 1
+    train_dynamics(run, TrainDynamics(updates=2))
+    assert run.visits("dynamics").counts.sum() == 0
+
+    run.round = 2
+    train_dynamics(run, TrainDynamics(updates=2))
+    assert run.visits("dynamics").counts.sum() == 2 * run.config.dynamics.batch_size
+
+
 def test_collecting_evaluating_and_imagining_work(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = run.dataset().num_steps
