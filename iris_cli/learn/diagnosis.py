@@ -228,7 +228,7 @@ class DreamFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyFigures:
-    """The actor-critic, looking at the held-out episodes as dreams show them, with its memory from their start.
+    """The actor-critic, looking at the held-out episodes as it does when it plays, with its memory from their start.
 
     Attributes:
         actions: A.

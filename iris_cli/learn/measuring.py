@@ -4,7 +4,7 @@ Numbers, tensors and episodes in memory only: nothing here knows an agent, a fil
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from iris_cli.learn.diagnosis import (
     ClassFigures,
     ClassifierFigures,
     Curve,
+    Diagnosis,
+    DreamFigures,
     Episode,
     ImageFigures,
     PolicyFigures,
@@ -35,6 +37,60 @@ SMALL = 9  # pixels: a thing is small if no more than this many that are not bac
 _AROUND = 9  # pixels, side of the square that "around" means
 
 Watch = Callable[[int], None]  # is told how many more frames were looked at; may raise to stop
+
+
+def diagnosis_of(
+    episodes: Sequence[Episode],
+    *,
+    trained: Collection[str],
+    context: int,
+    horizon: int,
+    seed: int,
+    looker: "Looker",
+    tokenizer: Callable[["Looker | None"], TokenizerFigures],
+    dynamics: Callable[[], tuple[TokenFigures, ClassifierFigures, ClassifierFigures]],
+    dream: Callable[[Sequence[tuple[int, int]]], DreamFigures],
+) -> Diagnosis:
+    """Measure the parts that were trained, and say of the others why they were not.
+
+    Args:
+        episodes: held out; at least one, none empty.
+        trained: names of the components that were trained; nothing is measured that another one would decide.
+        context: real frames that a dream reads.
+        horizon: steps of each dream.
+        seed: of the starts of dreams.
+        looker: of the policy.
+        tokenizer: measures the tokenizer, and lets the policy look if it was trained; called first.
+        dynamics: measures tokens, rewards and ends.
+        dream: measures dreams from (episode, step of the last frame that is read), at least one.
+    """
+    steps = sum(map(len, episodes))
+    if "tokenizer" not in trained:
+        parts = ("tokenizer", "dynamics", "rewards", "ends", "dream", "policy")
+        untrained = dict.fromkeys(parts, "the tokenizer was never trained")
+        return Diagnosis(episodes=len(episodes), steps=steps, skipped=untrained)
+    skipped: dict[str, str] = {}
+    acts = "actor_critic" in trained
+    of_tokenizer = tokenizer(looker if acts else None)
+    of_tokens, rewards, ends, of_dream = None, None, None, None
+    if "dynamics" in trained:
+        of_tokens, rewards, ends = dynamics()
+        starts = dream_starts(
+            [len(episode) for episode in episodes], before=context - 1, after=horizon, most=STARTS,
+            generator=np.random.default_rng(seed),
+        )  # fmt: skip
+        if starts:
+            of_dream = dream(starts)
+        else:
+            skipped["dream"] = f"no episode has the {context + horizon} steps in a row that a dream is compared with"
+    else:
+        skipped |= dict.fromkeys(("dynamics", "rewards", "ends", "dream"), "the dynamics was never trained")
+    if not acts:
+        skipped["policy"] = "the actor-critic was never trained"
+    return Diagnosis(
+        episodes=len(episodes), steps=steps, tokenizer=of_tokenizer, dynamics=of_tokens, rewards=rewards, ends=ends,
+        dream=of_dream, policy=looker.figures(episodes) if acts else None, skipped=skipped,
+    )  # fmt: skip
 
 
 class ImageErrors:

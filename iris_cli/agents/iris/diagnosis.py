@@ -28,15 +28,14 @@ from iris_cli.learn.measuring import (
     CONTEXT,
     ENDS,
     REWARDS,
-    STARTS,
     Dreamt,
     Looker,
     Reconstructions,
     Watch,
     classifier_figures,
     curve,
+    diagnosis_of,
     differing,
-    dream_starts,
     dreamt,
     frames_on,
     padded,
@@ -68,34 +67,20 @@ def diagnose(
         seed: of starts and dreams.
         watch: called now and then.
     """
-    steps = sum(map(len, episodes))
-    if "tokenizer" not in trained:
-        parts = ("tokenizer", "dynamics", "rewards", "ends", "dream", "policy")
-        untrained = dict.fromkeys(parts, "the tokenizer was never trained")
-        return Diagnosis(episodes=len(episodes), steps=steps, skipped=untrained)
-    skipped: dict[str, str] = {}
-    looker = Looker(actor_critic) if "actor_critic" in trained else None
-    of_tokenizer, tokens = _tokenizer_figures(tokenizer, episodes, looker, watch)
-    policy = None if looker is None else looker.figures(episodes)
-    of_tokens, rewards, ends, dream = None, None, None, None
-    if "dynamics" in trained:
-        of_tokens, rewards, ends = _dynamics_figures(dynamics, tokens, episodes, watch)
-        context = min(CONTEXT, dynamics.config.max_blocks)
-        starts = dream_starts(
-            [len(episode) for episode in episodes], before=context - 1, after=horizon, most=STARTS,
-            generator=np.random.default_rng(seed),
-        )  # fmt: skip
-        if starts:
-            dream = _dream_figures(tokenizer, dynamics, tokens, episodes, starts, context, horizon, seed, watch)
-        else:
-            skipped["dream"] = f"no episode has the {context + horizon} steps in a row that a dream is compared with"
-    else:
-        skipped |= dict.fromkeys(("dynamics", "rewards", "ends", "dream"), "the dynamics was never trained")
-    if looker is None:
-        skipped["policy"] = "the actor-critic was never trained"
-    return Diagnosis(
-        episodes=len(episodes), steps=steps, tokenizer=of_tokenizer, dynamics=of_tokens, rewards=rewards, ends=ends,
-        dream=dream, policy=policy, skipped=skipped,
+    tokens: list[Tensor] = []  # (T, 16) of each episode
+    context = min(CONTEXT, dynamics.config.max_blocks)
+
+    def of_tokenizer(looker: Looker | None) -> TokenizerFigures:
+        figures, made = _tokenizer_figures(tokenizer, episodes, looker, watch)
+        tokens.extend(made)
+        return figures
+
+    return diagnosis_of(
+        episodes, trained=trained, context=context, horizon=horizon, seed=seed, looker=Looker(actor_critic),
+        tokenizer=of_tokenizer, dynamics=lambda: _dynamics_figures(dynamics, tokens, episodes, watch),
+        dream=lambda starts: _dream_figures(
+            tokenizer, dynamics, tokens, episodes, starts, context, horizon, seed, watch
+        ),
     )  # fmt: skip
 
 
