@@ -226,14 +226,15 @@ class Dataset:
         return self._episodes.scores(self.read("rewards"), self._over())
 
     def unlocked(self) -> np.ndarray:
-        """(finished episodes, achievements) bool, whether each unlocked them, in the order in which they ended.
+        """(finished episodes, achievements) bool, whether each unlocked them, in the order of their ends.
+
+        Empty where the game has none.
 
         Raises:
             DatasetError: if chunks are unreadable.
         """
-        names = self.achievements
-        if not names or not self.num_steps:
-            return np.zeros((len(self.scores()), len(names)), bool)
+        if not self.achievements:
+            return np.zeros((0, 0), bool)
         return self.read("achievements")[self._over()]
 
     def summary(self) -> dict[str, Any]:
