@@ -216,7 +216,7 @@ def train_actor_critic(dataset: Path, updates: int | None, **run: Any) -> None:
 
 @cli.command()
 @click.option("--episodes", type=POSITIVE, default=100, show_default=True, help="Whole games to play.")
-@click.option("--temperature", type=float, default=0.5, show_default=True, help="Of the policy.")
+@click.option("--temperature", type=float, help="Of the policy.  [default: as published, iris 0.5, the others 1]")
 @click.option("--epsilon", type=float, default=0.0, show_default=True, help="Chance of a random action.")
 @click.option("--num-envs", type=POSITIVE, help="Games at once.  [default: by processors, at most 25]")
 @click.option("--max-steps", type=POSITIVE, help="Cut episodes, for a quick look.  [default: the published 27,000]")

@@ -41,6 +41,7 @@ class Evaluation:
     fingerprint: str  # of the weights
     time: datetime
     departures: tuple[str, ...]  # from the published protocol, in words
+    achievement_score: float | None  # in percent, of these episodes; None in games without achievements
 
 
 def evaluations(run: Path) -> list[Evaluation]:
@@ -79,6 +80,7 @@ def _read(path: Path, run: Path, card: Mapping[str, Any]) -> Evaluation:
             checkpoint=content["checkpoint"], steps=content.get("collected_steps"), imported="imported" in card,
             cut=content["cut"], fingerprint=content["fingerprint"], time=datetime.strptime(content["time"], TIME),
             departures=tuple(_departures(content, len(scores))),
+            achievement_score=content["achievements"]["score"] if "achievements" in content else None,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise RunError(f"the report cannot be read ({error})", where=path, fix="Remove it.") from None

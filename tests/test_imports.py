@@ -63,6 +63,7 @@ HOMES = {
     "zarr": ("replay/dataset.py",),
     "gymnasium": ("envs/",),
     "ale_py": ("envs/",),
+    "crafter": ("envs/crafter.py",),
     "yaml": ("config.py",),
     "imageio": ("render.py",),
     "matplotlib": ("plots.py",),

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,8 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = """
 preset: tiny
 game: Pong
-dataset: data/pong.zarr
-run: runs/pong
+dataset: data/game.zarr
+run: runs/game
 rounds: 2
 first:
   - collect: {steps: 120}
@@ -49,6 +50,17 @@ then:
 ROUND = ("collect", "train-tokenizer", "tokenize", "train-dynamics", "train-actor-critic", "evaluate")
 THEN = ("diagnose", "imagine")
 STAGES = ("collect", *ROUND, *ROUND, *THEN)
+TINY = ("run", "tiny.yaml")
+CRAFTER = (  # as it is shipped, but short and small
+    "run", str(ROOT / "pipelines" / "crafter-delta-iris.yaml"), "--preset", "tiny",
+    *(part for assignment in (
+        "dataset=data/game.zarr", "run=runs/game", "rounds=2", "collect.steps=300", "collect.num_envs=2",
+        "dynamics.rewards=symlog", "actor_critic.values=symlog", "train-tokenizer.updates=30",
+        "train-dynamics.updates=30", "train-actor-critic.updates=20", "evaluate.episodes=3", "evaluate.num_envs=2",
+        "evaluate.max_steps=60", "imagine.render=dream.png", "imagine.steps=4", "imagine.num=2",
+    ) for part in ("--set", assignment)),
+)  # fmt: skip
+CRAFTER_STAGES = ("collect", *3 * ["train"], "collect", *3 * ["train"], "evaluate", "imagine")
 MARK = uuid.uuid4().hex  # in the environment of every process that is started here
 TRIES = 6
 
@@ -84,10 +96,15 @@ def ended_stages(line: str) -> int:
 
 
 def stop_pipeline(
-    root: Path, index: int, delay: float, stop: Callable[["subprocess.Popen[str]"], None]
+    root: Path,
+    index: int,
+    delay: float,
+    stop: Callable[["subprocess.Popen[str]"], None],
+    pipeline: tuple[str, ...] = TINY,
+    stages: tuple[str, ...] = STAGES,
 ) -> Stopped | None:
     """Start the pipeline, and stop it `delay` seconds into stage `index`; None if it is beyond that already."""
-    process = start(root, "run", "tiny.yaml", save_seconds=0.1)
+    process = start(root, *pipeline, save_seconds=0.1)
     assert process.stdout is not None
     try:
         position, seen = None, []
@@ -97,8 +114,8 @@ def stop_pipeline(
             assert line, "".join(seen)
             left = re.search(r": (\d+) of (\d+) stages to do", line)
             if left:
-                assert int(left[2]) == len(STAGES)
-                position = len(STAGES) - int(left[1])
+                assert int(left[2]) == len(stages)
+                position = len(stages) - int(left[1])
             elif position is not None:
                 position += ended_stages(line)
         if position > index:
@@ -113,21 +130,24 @@ def stop_pipeline(
         process.communicate()
 
 
-def kill_within(root: Path, index: int, seconds: float) -> Stopped:
+def kill_within(
+    root: Path, index: int, seconds: float, pipeline: tuple[str, ...] = TINY, stages: tuple[str, ...] = STAGES
+) -> Stopped:
     """Kill the pipeline at a random instant of stage `index`, which takes about `seconds`."""
     before = root.with_name(f"{root.name}.before")
     shutil.copytree(root, before)
     fraction = random.random()
     try:
         for attempt in range(TRIES):
-            stopped = stop_pipeline(root, index, seconds * fraction / 2**attempt, lambda process: process.kill())
+            delay = seconds * fraction / 2**attempt
+            stopped = stop_pipeline(root, index, delay, lambda process: process.kill(), pipeline, stages)
             if stopped is not None and not ended_stages(stopped.output):
                 return stopped
             shutil.rmtree(root)
             shutil.copytree(before, root)
     finally:
         shutil.rmtree(before)
-    raise AssertionError(f"{STAGES[index]} was missed {TRIES} times")
+    raise AssertionError(f"{stages[index]} was missed {TRIES} times")
 
 
 def plain(value: Any) -> Any:
@@ -141,24 +161,26 @@ def plain(value: Any) -> Any:
 
 def outcome(root: Path) -> dict[str, Any]:
     """Everything a pipeline leaves behind that must not depend on how often it was stopped."""
-    run = root / "runs" / "pong"
+    run = root / "runs" / "game"
     checkpoint = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
     state = json.loads((checkpoint / "state.json").read_text())
-    dataset = Dataset.open(root / "data" / "pong.zarr")
-    fields = ("observations", "actions", "rewards", "terminations", "truncations")
+    dataset = Dataset.open(root / "data" / "game.zarr")
+    fields = ["observations", "actions", "rewards", "terminations", "truncations"]
+    fields += ["achievements"] if dataset.achievements else []
     tokens = dataset.attributes["tokens"]
     reports = {path.name: json.loads(path.read_text()) for path in (run / "reports").iterdir()}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
         "weights": plain(load_file(checkpoint / "weights.safetensors")),
         "optimizers": plain(torch.load(checkpoint / "optimizers.pt", weights_only=True)),
-        **{name: state[name] for name in ("updates", "invocations", "progress", "cursor", "collected")},
+        **{name: state[name] for name in ("updates", "invocations", "progress", "cursor", "collected", "visits")},
         **{name: dataset.read(name).tobytes() for name in fields},
         "episode ends": dataset.episode_ends.tolist(),
         "episode ids": dataset.episode_ids.tolist(),
         "collector": dataset.attributes["collector"],
         "tokens": {name: plain(torch.from_numpy(dataset.read_tokens(name))) for name in tokens},
         "scores": {name: (report.get("scores"), report.get("lengths")) for name, report in reports.items()},
+        "achievements of reports": {name: report.get("achievements") for name, report in reports.items()},
         "world models": {name: report["world_model"] for name, report in reports.items()},
         "fingerprints": {name: report["fingerprint"] for name, report in reports.items()},
         "picture": {path.name: path.read_bytes() for path in (run / "media").iterdir()},
@@ -208,7 +230,11 @@ def expected(undisturbed: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def stage_seconds(undisturbed: Path) -> list[float]:
-    lines = (undisturbed / "runs" / "pong" / "metrics.jsonl").read_text().splitlines()
+    return seconds_of_stages(undisturbed)
+
+
+def seconds_of_stages(root: Path) -> list[float]:
+    lines = (root / "runs" / "game" / "metrics.jsonl").read_text().splitlines()
     return [line["seconds"] for line in map(json.loads, lines) if line.get("event") == "stage"]
 
 
@@ -262,15 +288,33 @@ def test_an_interrupted_pipeline_stops_with_130_and_goes_on_where_it_was(
     assert_equal(outcome(root), expected)
 
 
+def test_the_crafter_pipeline_killed_on_its_way_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    pytest.importorskip("crafter", reason="an extra")
+    whole, root = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    root.mkdir()
+    finish(whole, *CRAFTER, save_seconds=1000)
+    seconds, expected = seconds_of_stages(whole), outcome(whole)
+
+    for index in (0, 1, 4, 6, 8):  # in both collections, in training before and after the second, in the evaluation
+        kill_within(root, index, seconds[index], CRAFTER, CRAFTER_STAGES)
+    finish(root, *CRAFTER)
+
+    assert_equal(outcome(root), expected)
+    [report] = expected["achievements of reports"].values()
+    assert report["episodes"] == 3
+    assert np.frombuffer(expected["achievements"], bool).any()  # else nothing was at stake
+
+
 def test_a_second_interrupt_stops_at_once_and_the_last_checkpoint_stands(
     undisturbed: Path, tmp_path: Path, expected: dict[str, Any]
 ) -> None:
     root = tmp_path / "root"
     shutil.copytree(undisturbed, root)
-    arguments = ("train-dynamics", "data/pong.zarr", "--run", "runs/pong", "--updates", "100000")
+    arguments = ("train-dynamics", "data/game.zarr", "--run", "runs/game", "--updates", "100000")
     process = start(root, *arguments, "--set", "dynamics.batch_size=2000", save_seconds=1000)  # seconds an update
     assert process.stdout is not None
-    latest = root / "runs/pong/checkpoints/latest"
+    latest = root / "runs/game/checkpoints/latest"
     before = latest.read_text()
     while "Changed" not in process.stdout.readline():
         assert process.poll() is None
@@ -297,9 +341,9 @@ def test_a_training_command_that_was_killed_goes_on_and_ends_the_same(
     whole, root = tmp_path / "whole", tmp_path / "root"
     shutil.copytree(undisturbed, whole)
     shutil.copytree(undisturbed, root)
-    arguments = (stage, "data/pong.zarr", "--run", "runs/pong", "--updates", str(updates))
+    arguments = (stage, "data/game.zarr", "--run", "runs/game", "--updates", str(updates))
     finish(whole, *arguments, save_seconds=1000)
-    latest = root / "runs/pong/checkpoints/latest"
+    latest = root / "runs/game/checkpoints/latest"
     before = latest.read_text()
 
     process = start(root, *arguments, save_seconds=0.1)

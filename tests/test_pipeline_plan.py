@@ -105,6 +105,30 @@ def test_atari_100k_of_delta_iris_is_the_published_schedule(repository: Path) ->
     assert all(stage.settings.temperature == 1.0 for stage in planned.stages if stage.stage == "evaluate")
 
 
+def test_crafter_of_delta_iris_is_the_published_schedule(repository: Path) -> None:
+    planned = make_plan(repository / "pipelines" / "crafter-delta-iris.yaml")
+    collects = [stage for stage in planned.stages if stage.stage == "collect"]
+    evaluations = [stage for stage in planned.stages if stage.stage == "evaluate" and stage.round]
+
+    assert planned.totals() == {
+        "environment steps": 10_000_000,
+        "tokenizer updates": 504_500,
+        "dynamics updates": 502_000,
+        "actor-critic updates": 500_000,
+    }
+    assert (planned.agent, planned.config.preset, planned.rounds) == ("delta-iris", "crafter", 1000)
+    assert planned.environment.id == "Crafter"
+    assert {stage.settings.num_envs for stage in collects} == {16}
+    assert (collects[0].settings.epsilon, collects[0].settings.steps) == (1.0, 100_000)
+    assert {(stage.settings.epsilon, stage.settings.temperature) for stage in collects[1:]} == {(0.01, 1.0)}
+    assert (collects[1].round, collects[-1].round) == (2, 991)
+    assert [stage.round for stage in evaluations] == list(range(50, 1001, 50))
+    protocol = [(s.settings.episodes, s.settings.num_envs, s.settings.temperature) for s in evaluations]
+    assert set(protocol) == {(64, 32, 1.0)}
+    first = [(stage.stage, stage.settings.updates) for stage in planned.stages if stage.round == 1]
+    assert first == [("train-tokenizer", 5000), ("train-dynamics", 2500), ("train-actor-critic", 500)]
+
+
 def test_the_demo_is_small_and_ends_with_a_video(repository: Path) -> None:
     planned = make_plan(repository / "pipelines" / "demo.yaml")
 

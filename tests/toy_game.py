@@ -29,3 +29,19 @@ class Toy(gymnasium.Env[np.ndarray, int]):
         frame = np.full((64, 64, 3), 90, np.uint8)
         frame[self._place : self._place + 8, 20:28] = (255, 8 * self._left, 0)
         return frame
+
+
+class Builder(Toy):
+    """The toy game with two achievements: any odd action, and action 5 thrice."""
+
+    def get_achievements(self) -> list[str]:
+        return ["be_odd", "fifth_thrice"]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        self._counts = [0, 0]
+        return super().reset(seed=seed)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self._counts = [self._counts[0] + int(action) % 2, self._counts[1] + (action == 5)]
+        counts = {"be_odd": self._counts[0], "fifth_thrice": self._counts[1] // 3}
+        return *super().step(action)[:4], {"achievements": counts}

@@ -11,7 +11,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-import iris_cli.envs.catch  # noqa: F401 - registers Catch-v0
+import iris_cli.envs.catch
+import iris_cli.envs.crafter  # noqa: F401 - registers Crafter
 from iris_cli.envs.atari import Frame, Info, Step, resize
 from iris_cli.envs.spec import FRAME_SHAPE, EnvSpec
 from iris_cli.errors import EnvironmentError_

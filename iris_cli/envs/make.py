@@ -24,3 +24,8 @@ def action_meanings(env: gymnasium.Env[Frame, int]) -> list[str]:
     if hasattr(env.unwrapped, "get_action_meanings"):
         return list(env.unwrapped.get_action_meanings())
     return [str(action) for action in range(env.action_space.n)]  # type: ignore[attr-defined]
+
+
+def achievement_names(env: gymnasium.Env[Frame, int]) -> list[str]:
+    """What info["achievements"] counts after each step, in the environments that have such; else nothing."""
+    return list(env.unwrapped.get_achievements()) if hasattr(env.unwrapped, "get_achievements") else []

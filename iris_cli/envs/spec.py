@@ -116,7 +116,8 @@ def training_spec(name: str) -> EnvSpec:
     import ale_py
     import gymnasium
 
-    import iris_cli.envs.catch  # noqa: F401 - registers Catch-v0
+    import iris_cli.envs.catch
+    import iris_cli.envs.crafter  # noqa: F401 - registers Crafter
 
     gymnasium.register_envs(ale_py)
     games = {_letters(id): id for id in gymnasium.registry if id.startswith("ALE/")}

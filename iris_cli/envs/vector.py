@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iris_cli.envs.atari import Frame
-from iris_cli.envs.make import action_meanings, make
+from iris_cli.envs.make import achievement_names, action_meanings, make
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import EnvironmentError_, IrisError
 
@@ -30,6 +30,7 @@ class Steps:
     rewards: NDArray[np.float32]  # (E,) raw
     terminations: NDArray[np.bool_]  # (E,) the game is over or, in training, a life was lost
     truncations: NDArray[np.bool_]  # (E,) the time limit was reached
+    achievements: NDArray[np.bool_]  # (E, achievements) unlocked in this episode so far; no columns in most games
 
 
 class VectorEnv:
@@ -50,6 +51,7 @@ class VectorEnv:
             for _ in range(num_envs):
                 self._seats.append(_Here(spec) if num_envs == 1 else _Worker(spec))
             self.action_meanings: list[str] = self._ask("meanings", dict.fromkeys(range(num_envs), ()))[0]
+            self.achievements: list[str] = self._ask("achievements", {0: ()})[0]
         except BaseException:
             self.close()
             raise
@@ -77,14 +79,15 @@ class VectorEnv:
 
         Args:
             actions: (E,) in 0 to A - 1.
-            active: (E,); the others keep their frame, with no reward and no end. None: all.
+            active: (E,); the others keep their frame, with no reward, end or achievement. None: all.
         """
         rewards = np.zeros(self.num_envs, np.float32)
         terminations, truncations = np.zeros((2, self.num_envs), bool)
+        achievements = np.zeros((self.num_envs, len(self.achievements)), bool)
         stepped = range(self.num_envs) if active is None else np.flatnonzero(active).tolist()
         for e, answer in self._ask("step", {e: (int(actions[e]),) for e in stepped}).items():
-            self._frames[e], rewards[e], terminations[e], truncations[e] = answer
-        return Steps(self._frames.copy(), rewards, terminations, truncations)
+            self._frames[e], rewards[e], terminations[e], truncations[e], achievements[e] = answer
+        return Steps(self._frames.copy(), rewards, terminations, truncations, achievements)
 
     def state(self) -> list[dict[str, Any]]:
         """{"seed": int, "actions": [int]} for each environment, plain values for JSON; see `restore`."""
@@ -121,11 +124,15 @@ class _Game:
     def __init__(self, spec: EnvSpec) -> None:
         self._spec = spec
         self._env = make(spec)
+        self._achievements = achievement_names(self._env)
         self._seed: int | None = None
         self._actions: list[int] = []
 
     def meanings(self) -> list[str]:
         return action_meanings(self._env)
+
+    def achievements(self) -> list[str]:
+        return self._achievements
 
     def reset(self, seed: int | None) -> Frame:
         frame, info = self._env.reset(seed=seed)
@@ -135,10 +142,11 @@ class _Game:
             self._seed, self._actions = seed, []
         return frame
 
-    def step(self, action: int) -> tuple[Frame, float, bool, bool]:
+    def step(self, action: int) -> tuple[Frame, float, bool, bool, list[bool]]:
         self._actions.append(action)
-        frame, reward, terminated, truncated, _ = self._env.step(action)
-        return frame, float(reward), terminated, truncated
+        frame, reward, terminated, truncated, info = self._env.step(action)
+        unlocked = [info["achievements"][name] > 0 for name in self._achievements]
+        return frame, float(reward), terminated, truncated, unlocked
 
     def state(self) -> dict[str, Any]:
         return {"seed": self._seed, "actions": list(self._actions)}

@@ -106,6 +106,9 @@ def behind_copying(dream: DreamFigures, which: Curve) -> int | None:
 
 def _untrained(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     told = set()
+    reason = diagnosis.skipped.get("tokenizer", "")
+    if reason and not reason.endswith(" was never trained"):
+        yield "tokenizer", f"Nothing was measured: {reason}. Measure on more: --steps."
     for part, reason in diagnosis.skipped.items():  # parts that hang on one component come one after the other
         if reason.endswith(" was never trained") and reason not in told:
             told.add(reason)
@@ -118,13 +121,19 @@ def _untrained(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
 
 
 def _tokenizer(figures: TokenizerFigures) -> Iterator[str]:
+    cure = (
+        "frames look alike to the dynamics. Train the tokenizer longer; codes that learn as moving averages and are "
+        "revived (tokenizer.preset=light) do not collapse."
+        if figures.past_image is None
+        else "transitions look alike to the dynamics. Train the tokenizer longer, or let unused codes be revived for "
+        "more updates (tokenizer.revival_updates)."
+    )
     if figures.codes_used <= COLLAPSED_CODES or figures.perplexity < COLLAPSED_PERPLEXITY:
         yield (
             f"Collapsed codebook: {figures.codes_used} of {figures.codes} codes are used (perplexity "
-            f"{figures.perplexity:.1f}), so that frames look alike to the dynamics. Train the tokenizer longer; codes "
-            "that learn as moving averages and are revived (tokenizer.preset=light) do not collapse."
+            f"{figures.perplexity:.1f}), so that {cure}"
         )
-    ours, blind = figures.reconstruction.moving_absolute, figures.mean_image.moving_absolute
+    ours, blind = figures.reconstruction.moving_absolute, figures.blind_image.moving_absolute
     if ours is None or blind is None:
         yield "Nothing moves in these frames, so the tokenizer cannot be judged. Measure on others: --steps, --seed."
     elif ours > AS_MEAN_IMAGE * blind or (figures.kept is not None and figures.kept < LOST):
@@ -156,7 +165,14 @@ def _dynamics(figures: TokenFigures) -> Iterator[str]:
     ours, copying, changed = figures.next_accuracy, figures.copy_accuracy, figures.changed_accuracy
     if ours is None or copying is None or changed is None:
         return
-    if ours <= copying:
+    if figures.tokens_of == "transitions":
+        if ours <= copying:
+            yield (
+                f"The dynamics foresees transitions no better than always saying the most frequent token of each "
+                f"place does: {ours:.1%} of tokens right, {copying:.1%} that way ({changed:.1%} where something "
+                "moves). Train it longer, or on more data."
+            )
+    elif ours <= copying:
         yield (
             f"The dynamics is no better than copying the last frame: {ours:.1%} of tokens right, {copying:.1%} by "
             f"copying ({changed:.1%} right of those that change). Train it longer, or on more data."

@@ -1,6 +1,7 @@
 """How often each episode was drawn, and the chances that follow: what was drawn less comes sooner.
 
-Source: fact sheet of Δ-IRIS, section 8. Length plays no role; a new episode starts at 0.
+Source: fact sheet of Δ-IRIS, section 8. Length plays no role; a new episode starts at 0. The draws of a pipeline's
+first round are not counted.
 """
 
 import torch
@@ -22,6 +23,10 @@ class Visits:
 
     def __init__(self, counts: list[int]) -> None:
         self.counts = torch.tensor(counts, dtype=torch.int64)
+
+    def copy(self) -> "Visits":
+        """Counts of their own, which start from these."""
+        return Visits(self.counts.tolist())
 
     def chances(self, episodes: int, alpha: float) -> Tensor:
         """Of that many episodes; those that are new count from 0."""

@@ -29,10 +29,11 @@ RESERVED = (  # attributes that only `Dataset` itself writes
     "writers",
     "tokens",
 )
+OPTIONAL = ("achievements",)  # likewise, but not there in most datasets
 
 
 def new_attributes(
-    environment: dict[str, Any], action_meanings: Sequence[str], others: dict[str, Any]
+    environment: dict[str, Any], action_meanings: Sequence[str], achievements: Sequence[str], others: dict[str, Any]
 ) -> dict[str, Any]:
     """Those of an empty dataset."""
     return plain(
@@ -49,6 +50,7 @@ def new_attributes(
             "action_meanings": list(action_meanings),
             "writers": [],
             "tokens": {},
+            **({"achievements": list(achievements)} if achievements else {}),
         }
     )
 
@@ -90,7 +92,7 @@ def own_only(attributes: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ShapeError: if they are among those that say what is committed.
     """
-    reserved = sorted(attributes.keys() & set(RESERVED))
+    reserved = sorted(attributes.keys() & {*RESERVED, *OPTIONAL})
     if reserved:
         raise ShapeError(f"the attributes {reserved} belong to the dataset itself")
     return attributes
@@ -162,6 +164,7 @@ def _is_complete(attributes: dict[str, Any]) -> bool:
             isinstance(entry, dict) and is_count(entry.get("start")) and "who" in entry
             for entry in attributes["writers"]
         )
+        and isinstance(attributes.get("achievements", []), list)
         and isinstance(attributes["tokens"], dict)
         and all(name.isalnum() and is_count(length) for name, length in attributes["tokens"].items())
     )
@@ -169,7 +172,7 @@ def _is_complete(attributes: dict[str, Any]) -> bool:
 
 def _versions() -> dict[str, str]:
     versions = {"iris-wm": VERSION}
-    for package in ("zarr", "numpy", "gymnasium", "ale-py", "pillow"):
+    for package in ("zarr", "numpy", "gymnasium", "ale-py", "crafter", "pillow"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions

@@ -30,7 +30,15 @@ from iris_cli.replay.attributes import (
     with_writer,
 )
 from iris_cli.replay.episodes import Episodes
-from iris_cli.replay.fields import EPISODE_FIELDS, STEP_FIELDS, Field, check_steps, check_tokens, tokens_field
+from iris_cli.replay.fields import (
+    EPISODE_FIELDS,
+    STEP_FIELDS,
+    Field,
+    achievements_field,
+    check_steps,
+    check_tokens,
+    tokens_field,
+)
 from iris_cli.replay.lock import take_lock
 
 # What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
@@ -55,6 +63,7 @@ class Dataset:
         *,
         environment: dict[str, Any],
         action_meanings: Sequence[str],
+        achievements: Sequence[str] = (),
         attributes: dict[str, Any] | None = None,
     ) -> Self:
         """Make an empty dataset, open for writing. It appears whole or not at all.
@@ -63,20 +72,21 @@ class Dataset:
             path: where; must not exist, missing parents are made.
             environment: JSON-safe mapping that says everything about the environment; compared at later appends.
             action_meanings: one name per action.
+            achievements: one name for each that an episode may unlock, in games that have such.
             attributes: more JSON-safe attributes to begin with.
 
         Raises:
             DatasetError: if something is there already, or it cannot be written.
         """
         path = Path(path)
-        content = new_attributes(environment, action_meanings, attributes or {})
+        content = new_attributes(environment, action_meanings, achievements, attributes or {})
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             if path.exists():
                 raise FileExistsError("something is there already")
             path.parent.mkdir(parents=True, exist_ok=True)
             group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
-            for name, field in {**STEP_FIELDS, **EPISODE_FIELDS}.items():
+            for name, field in {**_step_fields(content), **EPISODE_FIELDS}.items():
                 _create_array(group, name, field)
             dataset = cls(path, content, _lock(unfinished))
             unfinished.rename(path)
@@ -164,6 +174,11 @@ class Dataset:
         return len(self._attributes["action_meanings"])
 
     @property
+    def achievements(self) -> list[str]:
+        """What an episode may unlock, in games that have such; else nothing."""
+        return list(self._attributes.get("achievements", []))
+
+    @property
     def environment(self) -> dict[str, Any]:
         """Mapping that says everything about the environment."""
         return copy.deepcopy(self._attributes["environment"])
@@ -195,6 +210,8 @@ class Dataset:
     def read(self, field: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Steps start..stop (all by default) of `observations`, `actions`, `rewards`, `terminations` or `truncations`.
 
+        Where the game has achievements, `achievements` (steps, achievements) bool says which the episode had by then.
+
         Raises:
             DatasetError: if chunks are unreadable.
             ShapeError: if the steps are not all there.
@@ -202,11 +219,23 @@ class Dataset:
         stop = self.num_steps if stop is None else stop
         if not 0 <= start <= stop <= self.num_steps:
             raise ShapeError(f"steps {start} to {stop} of {self.num_steps} were asked for", where=self.path)
-        return self._read(field, STEP_FIELDS[field], start, stop)
+        return self._read(field, self._step_fields[field], start, stop)
 
     def scores(self) -> np.ndarray:
         """(finished episodes,) float64, the sum of raw rewards of each. A lost life may have ended it."""
         return self._episodes.scores(self.read("rewards"), self._over())
+
+    def unlocked(self) -> np.ndarray:
+        """(finished episodes, achievements) bool, whether each unlocked them, in the order of their ends.
+
+        Empty where the game has none.
+
+        Raises:
+            DatasetError: if chunks are unreadable.
+        """
+        if not self.achievements:
+            return np.zeros((0, 0), bool)
+        return self.read("achievements")[self._over()]
 
     def summary(self) -> dict[str, Any]:
         """What `iris info` shows; JSON-safe."""
@@ -237,6 +266,7 @@ class Dataset:
         rewards: np.ndarray,
         terminations: np.ndarray,
         truncations: np.ndarray,
+        achievements: np.ndarray | None = None,
         episode_lengths: Sequence[int],
         episode_ids: Sequence[int],
         writer: str,
@@ -250,6 +280,7 @@ class Dataset:
             rewards: (n,) raw.
             terminations: (n,) bool, only the last step of a piece may have one.
             truncations: (n,) bool, likewise.
+            achievements: (n, achievements) bool, unlocked in the episode so far; None where the game has none.
             episode_lengths: steps of each consecutive piece of an episode; their sum is n.
             episode_ids: the episode of each piece: an unfinished one that goes on, or a new one; new ones are
                 `num_episodes` and so on. A piece that goes on with the last one of the dataset makes that longer.
@@ -267,14 +298,18 @@ class Dataset:
             "terminations": terminations,
             "truncations": truncations,
         }
+        if (achievements is None) == bool(self.achievements):
+            raise ShapeError(f"achievements are to be given where there are such, and there are {self.achievements}")
+        if achievements is not None:
+            arrays["achievements"] = achievements
         steps = len(actions)
-        check_steps(arrays, list(episode_lengths), self.num_actions)
+        check_steps(arrays, self._step_fields, list(episode_lengths), self.num_actions)
         episodes = self._episodes.extended(episode_lengths, episode_ids)
         self._check_unfinished(episode_ids)
         start = self.num_steps
         if steps:
             for name, values in arrays.items():
-                self._write(name, STEP_FIELDS[name], start, values)
+                self._write(name, self._step_fields[name], start, values)
             self._write("episode_ends", EPISODE_FIELDS["episode_ends"], 0, episodes.ends)
             self._write("episode_ids", EPISODE_FIELDS["episode_ids"], 0, episodes.ids)
         writers = self._attributes["writers"]
@@ -357,9 +392,13 @@ class Dataset:
 
     # Private
 
+    @property
+    def _step_fields(self) -> dict[str, Field]:
+        return _step_fields(self._attributes)
+
     def _check(self) -> None:
         """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""
-        for name, field in STEP_FIELDS.items():
+        for name, field in self._step_fields.items():
             self._check_array(name, field, self.num_steps)
         for fingerprint, length in self._attributes["tokens"].items():
             self._check_array(f"tokens/{fingerprint}", None, length)
@@ -440,6 +479,12 @@ class Dataset:
         return DatasetError(
             f"the dataset is damaged: {name} {how}", where=self.path, fix="Restore it from a copy, or collect it anew."
         )
+
+
+def _step_fields(attributes: dict[str, Any]) -> dict[str, Field]:
+    """The arrays with an item for each step; those of achievements where the game has such."""
+    count = len(attributes.get("achievements", []))
+    return {**STEP_FIELDS, "achievements": achievements_field(count)} if count else STEP_FIELDS
 
 
 def _lock(path: Path) -> int:

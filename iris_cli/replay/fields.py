@@ -27,19 +27,24 @@ STEP_FIELDS = {
 EPISODE_FIELDS = {"episode_ends": Field("int64", (), 16384), "episode_ids": Field("int64", (), 16384)}
 
 
+def achievements_field(count: int) -> Field:
+    """That of what each step's episode had unlocked by then, in a game with so many achievements."""
+    return Field("bool", (count,), 16384)
+
+
 def tokens_field(tokens_per_frame: int) -> Field:
     """That of the tokens of one tokenizer."""
     return Field("uint16", (tokens_per_frame,), 4096)
 
 
-def check_steps(values: dict[str, np.ndarray], lengths: list[int], num_actions: int) -> None:
+def check_steps(values: dict[str, np.ndarray], fields: dict[str, Field], lengths: list[int], num_actions: int) -> None:
     """Refuse what is not the step fields of consecutive pieces of episodes.
 
     Raises:
         ShapeError: naming what does not fit.
     """
     steps = len(values["actions"])
-    for name, field in STEP_FIELDS.items():
+    for name, field in fields.items():
         expected = (steps, *field.item_shape)
         if values[name].shape != expected:
             raise ShapeError(f"{name} must have shape {expected}, got {values[name].shape}")

@@ -19,6 +19,7 @@ from iris_cli import console, interrupts
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.envs.vector import Steps, VectorEnv
 from iris_cli.errors import ConfigError, Interrupted
+from iris_cli.learn.achievements import summarise
 from iris_cli.learn.acting import Actor
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
@@ -108,7 +109,10 @@ def open_dataset(path: Path, environment: EnvSpec) -> Dataset:
     if path.exists():
         return Dataset.open_or_create(path, environment=environment.to_mapping(), action_meanings=[])
     with closing(VectorEnv(environment, 1)) as envs:
-        return Dataset.create(path, environment=environment.to_mapping(), action_meanings=envs.action_meanings)
+        return Dataset.create(
+            path, environment=environment.to_mapping(), action_meanings=envs.action_meanings,
+            achievements=envs.achievements,
+        )  # fmt: skip
 
 
 class _Policy(Protocol):
@@ -211,6 +215,7 @@ class _Collection:
             "steps": collected,
             "episodes": self._dataset.num_episodes - first_episode,
             "mean_score": self._mean_score(),
+            **self._achievements(),
             "steps_in_all": self._dataset.num_steps,
             "steps_per_second": collected / (time.monotonic() - begun),
         }
@@ -259,6 +264,8 @@ class _Collection:
             )
             for name, kind in _KINDS.items()
         }
+        if self._dataset.achievements:
+            arrays["achievements"] = np.concatenate([np.array(b.achievements) for b in self._buffers if b.actions])
         self._dataset.append(
             **arrays, episode_lengths=lengths, episode_ids=ids, writer=self._writer,
             attributes={"collector": self._state()},
@@ -277,6 +284,13 @@ class _Collection:
             "envs": self.envs.state(),
         }
 
+    def _achievements(self) -> dict[str, float | int | str]:
+        """Of all episodes in the dataset, as the benchmark counts; nothing where the game has none."""
+        if not self._dataset.achievements:
+            return {}
+        found = summarise(self._dataset.achievements, self._dataset.unlocked())
+        return {"achievement_score_in_all": "-" if found is None else round(found.score, 3)}
+
     def _mean_score(self) -> float | str:
         return round(float(np.mean(self._scores)), 3) if self._scores else "-"
 
@@ -290,6 +304,7 @@ class _Buffer:
         self.rewards: list[float] = []
         self.terminations: list[bool] = []
         self.truncations: list[bool] = []
+        self.achievements: list[np.ndarray] = []
 
     def add(self, frame: np.ndarray, action: int, steps: Steps, env: int) -> None:
         """The frame acted on, and what the action gave."""
@@ -298,6 +313,7 @@ class _Buffer:
         self.rewards.append(float(steps.rewards[env]))
         self.terminations.append(bool(steps.terminations[env]))
         self.truncations.append(bool(steps.truncations[env]))
+        self.achievements.append(steps.achievements[env])
 
     def over(self) -> bool:
         """Whether the last step ended its episode."""

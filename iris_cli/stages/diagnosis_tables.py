@@ -39,20 +39,25 @@ def tables(diagnosis: Diagnosis, hints: tuple[Hint, ...], *, title: str) -> tupl
 
 
 def _tokenizer(figures: TokenizerFigures) -> Section:
-    ours, mean = figures.reconstruction, figures.mean_image
+    ours, blind = figures.reconstruction, figures.blind_image
+    image = "the mean image" if figures.past_image is None else "as in the frame before"
     rows: tuple[Row, ...] = (
-        ("pixel error, absolute (0 to 1)", ours.absolute, f"{mean.absolute:.4g} if all were the mean image"),
-        ("PSNR, dB", ours.psnr, "-" if mean.psnr is None else f"{mean.psnr:.4g}"),
+        ("pixel error, absolute (0 to 1)", ours.absolute, f"{blind.absolute:.4g} if all were {image}"),
+        ("PSNR, dB", ours.psnr, "-" if blind.psnr is None else f"{blind.psnr:.4g}"),
         (
             "pixel error where things move",
             ours.moving_absolute,
             "-"
-            if mean.moving_absolute is None
-            else f"{mean.moving_absolute:.4g}; {figures.moving_share:.2%} of pixels",
+            if blind.moving_absolute is None
+            else f"{blind.moving_absolute:.4g}; {figures.moving_share:.2%} of pixels",
         ),
-        ("moving things kept", _percent(figures.kept), "of their contrast"),
+        ("moving things kept", _percent(figures.kept), f"of their contrast with {image.removeprefix('as in ')}"),
         ("small ones kept, such as a ball", _percent(figures.small_kept), f"of {figures.small_pixels:,} pixels"),
-        ("tokens that change where nothing moves", _percent(figures.still_changed), "less is better"),
+        *(
+            [("tokens that change where nothing moves", _percent(figures.still_changed), "less is better")]
+            if figures.past_image is None
+            else []
+        ),
         ("codes used", figures.codes_used, f"of {figures.codes:,}"),
         ("perplexity of their use", figures.perplexity, f"at most {figures.codes:,}"),
     )
@@ -61,17 +66,21 @@ def _tokenizer(figures: TokenizerFigures) -> Section:
 
 def _dynamics(figures: TokenFigures) -> Section:
     guessing = figures.cross_entropy / figures.cross_entropy_share if figures.cross_entropy_share else 0.0
+    transitions = figures.tokens_of == "transitions"
+    copying = "always the most frequent of its place" if transitions else "copying the last frame"
     rows: tuple[Row, ...] = (
         (
             "token cross-entropy, nats",
             figures.cross_entropy,
             f"{figures.unigram_entropy:.4g} by frequency, {guessing:.4g} by guessing",
         ),
-        ("tokens right", _percent(figures.next_accuracy), f"{_percent(figures.copy_accuracy)} copying the last frame"),
+        ("tokens right", _percent(figures.next_accuracy), f"{_percent(figures.copy_accuracy)} {copying}"),
         (
-            "tokens right that changed",
+            "tokens right where something moves" if transitions else "tokens right that changed",
             _percent(figures.changed_accuracy),
-            f"0 % copying; {figures.changed:,} of {figures.tokens:,} changed",
+            f"{_percent(figures.changed_copy_accuracy)} likewise; {figures.changed:,} of {figures.tokens:,}"
+            if transitions
+            else f"0 % copying; {figures.changed:,} of {figures.tokens:,} changed",
         ),
         ("their cross-entropy, nats", figures.changed_cross_entropy, ""),
     )
@@ -85,7 +94,8 @@ def _places(figures: TokenFigures) -> Section:
         tuple(f"{ours:.0%} | {copying:.0%}" for ours, copying in places[start : start + side])
         for start in range(0, len(places), side)
     )
-    return Section("Tokens right by place in the frame | copying", ("",) * side, rows)
+    other = "always the most frequent" if figures.tokens_of == "transitions" else "copying"
+    return Section(f"Tokens right by place in the frame | {other}", ("",) * side, rows)
 
 
 def _classes(classifiers: list[tuple[str, ClassifierFigures]]) -> Section:
@@ -116,6 +126,8 @@ def _dream(figures: DreamFigures) -> Section:
         "its reconstruction, likewise": figures.copy_reconstruction,
         "reconstruction (the floor)": figures.reconstruction,
     }  # fmt: skip
+    if figures.copy_reconstruction == figures.copy:  # dreams see frames
+        del curves["its reconstruction, likewise"]
     rows: list[Row] = [(name, *(curve.error[step - 1] for step in shown)) for name, curve in curves.items()]
     rows.append(("where it differs from the start:", *("" for _ in shown)))
     rows += [(name, *(curve.moving[step - 1] for step in shown)) for name, curve in curves.items()]

@@ -1,8 +1,9 @@
 """`iris evaluate`: scores of whole games, by the published protocol.
 
-100 episodes of the real game with one no-op, no life ends, 108,000 game frames at most, policy sampled at temperature
-0.5, raw rewards summed (fact sheet of IRIS, sections 1, 8, 9). Episodes are numbered; each has its own seed for the
-game and for the policy's draws, so that how many games are played at once matters only through rounding in a batch.
+100 episodes of the real game with one no-op, no life ends, 108,000 game frames at most, policy sampled at the agent's
+published temperature, raw rewards summed (fact sheet of IRIS, sections 1, 8, 9). Episodes are numbered; each has its
+own seed for the game and for the policy's draws, so that how many games are played at once matters only through
+rounding in a batch.
 
 On the first steps played the world model is measured as `iris diagnose` does it; scores do not depend on that.
 """
@@ -11,7 +12,7 @@ import math
 import os
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ import torch
 from iris_cli import console, interrupts
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, Interrupted
+from iris_cli.evaluations import TEMPERATURES
+from iris_cli.learn.achievements import Achievements, in_words, summarise
 from iris_cli.learn.acting import Actor
 from iris_cli.learn.diagnosis import Episode
 from iris_cli.learn.hints import hints, parts, plain
@@ -39,7 +42,7 @@ class Evaluate:
     """The protocol. Defaults: fact sheet of IRIS, section 1."""
 
     episodes: int = 100
-    temperature: float = 0.5  # divides the policy's logits before sampling
+    temperature: float | None = None  # divides the policy's logits before sampling; None: as published for the agent
     epsilon: float = 0.0  # chance of a uniform random action
     num_envs: int | None = None  # games at once; None: as many as episodes and processors allow, at most 25
     seed: int = 0
@@ -52,7 +55,7 @@ class Evaluate:
             raise ConfigError("episodes, num_envs, max_steps must be at least 1, seed not negative", where="evaluate")
         if self.measured_steps < 0:
             raise ConfigError(f"measured_steps is {self.measured_steps}, but cannot be negative", where="evaluate")
-        if not self.temperature > 0 or not 0 <= self.epsilon <= 1:
+        if (self.temperature is not None and not self.temperature > 0) or not 0 <= self.epsilon <= 1:
             raise ConfigError("temperature must be above 0 and epsilon in [0, 1]", where="evaluate")
 
 
@@ -65,8 +68,8 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         name: of the report, which replaces one of the same name; None takes the checkpoint's number, and a further
             one where that report is there already.
     """
-    begun = time.monotonic()
-    scores, lengths, recorders = _play(run, settings)
+    begun, settings = time.monotonic(), _with_temperature(run, settings)
+    scores, lengths, achievements, recorders = _play(run, settings)
     seconds = time.monotonic() - begun
     measures = settings.measured_steps > 0 and can_be_measured(run)
     world_model, shown = _measure(run, recorders, settings) if measures else (None, {})
@@ -84,6 +87,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "standard_error": result.standard_error,
         "confidence_interval": [result.low, result.high],
         "human_normalised": normalised,
+        **({} if achievements is None else {"achievements": achievements.to_mapping()}),
         "protocol": _protocol(run, settings),
         "world_model": world_model,
         **about(run, seconds=seconds),
@@ -96,6 +100,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         "episodes": len(scores),
         "best_and_worst": f"{console.number(max(scores))} and {console.number(min(scores))}",
         "mean_length": float(np.mean(lengths)),
+        **_achievement_figures(achievements),
         **shown,
     }
     notes = [f"never trained: {', '.join(untrained)}"] if untrained else []
@@ -104,6 +109,25 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
     if cut:
         notes.append(f"{cut} of {len(scores)} games were cut at {settings.max_steps} steps, so this is not a score")
     return Report(stage="evaluate", figures=figures, files={"report": path}, notes=tuple(notes))
+
+
+def _with_temperature(run: Run, settings: Evaluate) -> Evaluate:
+    """The settings with the temperature that the agent was published with, where they name none; says so."""
+    if settings.temperature is not None:
+        return settings
+    temperature = TEMPERATURES[run.agent_name]
+    console.say(f"Temperature {temperature}, as published for {run.agent_name}; --temperature sets another.")
+    return replace(settings, temperature=temperature)
+
+
+def _achievement_figures(achievements: Achievements | None) -> dict[str, float | int | str]:
+    if achievements is None:
+        return {}
+    return {
+        "achievement_score": achievements.score,
+        "achievements_per_episode": achievements.unlocked,
+        "success_rates": in_words(achievements.success_rates),
+    }
 
 
 def _protocol(run: Run, settings: Evaluate) -> dict[str, Any]:
@@ -149,9 +173,10 @@ def _first_steps(recorders: list[Recorder], left: int) -> list[Episode]:
     return episodes
 
 
-def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], list[Recorder]]:
-    """Scores, lengths and first steps of every episode, in the order of their numbers."""
+def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], Achievements | None, list[Recorder]]:
+    """Scores, lengths, achievements and first steps of every episode, in the order of their numbers."""
     num_envs, episodes = _num_envs(settings), settings.episodes
+    assert settings.temperature is not None
     scores, lengths = [0.0] * episodes, [0] * episodes
     seeds = [
         [int(s) >> 1 for s in np.random.SeedSequence([settings.seed, e]).generate_state(2)] for e in range(episodes)
@@ -169,6 +194,7 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], list[Re
         closing(VectorEnv(run.environment.for_testing(), num_envs)) as envs,
         console.progress(f"evaluate ({run.environment.name})", episodes, "episodes") as bar,
     ):
+        unlocked = np.zeros((episodes, len(envs.achievements)), bool)
         frames = envs.reset([seeds[episode][0] for episode in playing])
         active = np.ones(num_envs, bool)
         while active.any():
@@ -184,6 +210,7 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], list[Re
                     recorders[episode].add(before[env], int(actions[env]), float(steps.rewards[env]), ended)
                 scores[episode] += float(steps.rewards[env])
                 lengths[episode] += 1
+                unlocked[episode] = steps.achievements[env]
                 over[env] = steps.terminations[env] or steps.truncations[env] or lengths[episode] >= limit
             if not over.any():
                 continue
@@ -201,4 +228,5 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], list[Re
                 started += 1
             actor.forget(over)
             frames = envs.reset(resets)
-    return scores, lengths, recorders
+        achievements = summarise(envs.achievements, unlocked)
+    return scores, lengths, achievements, recorders

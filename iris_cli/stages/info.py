@@ -6,7 +6,8 @@ from typing import Any
 
 from iris_cli.card import read_card
 from iris_cli.checkpoints import latest_checkpoint
-from iris_cli.errors import IrisError, RunError
+from iris_cli.errors import DatasetError, IrisError, RunError
+from iris_cli.learn.achievements import summarise
 from iris_cli.replay.dataset import Dataset
 
 
@@ -21,7 +22,7 @@ def info(path: Path) -> dict[str, Any]:
     if not (path / "zarr.json").exists():
         raise IrisError("this is neither a dataset nor a run", where=path, fix="Name data/NAME.zarr or runs/NAME.")
     with Dataset.open(path) as dataset:
-        return {"kind": "dataset", "path": str(path), **dataset.summary()}
+        return {"kind": "dataset", "path": str(path), **dataset.summary(), **_achievements(dataset)}
 
 
 def _run(path: Path) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def _run(path: Path) -> dict[str, Any]:
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"the checkpoint cannot be read ({error})", where=checkpoint) from None
+    facts |= _collected_achievements(Path(card["dataset"]))
     reports = sorted((path / "reports").glob("evaluate-*.json"), key=lambda file: file.stat().st_mtime)
     if reports:
         try:
@@ -60,10 +62,26 @@ def _run(path: Path) -> dict[str, Any]:
             facts["last_evaluation"] = {
                 "report": str(reports[-1]), "mean": newest["mean"], "episodes": len(newest["scores"]),
                 "human_normalised": newest["human_normalised"],
+                **({"achievements": newest["achievements"]} if "achievements" in newest else {}),
             }  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"the report cannot be read ({error})", where=reports[-1], fix="Remove it.") from None
     return facts
+
+
+def _achievements(dataset: Dataset) -> dict[str, Any]:
+    """Of all finished episodes, where the game has achievements and an episode is over; else nothing."""
+    found = summarise(dataset.achievements, dataset.unlocked())
+    return {} if found is None else {"achievements": found.to_mapping()}
+
+
+def _collected_achievements(path: Path) -> dict[str, Any]:
+    """Of the episodes that a run learned from."""
+    try:
+        with Dataset.open(path) as dataset:
+            return {f"collected_{name}": value for name, value in _achievements(dataset).items()}
+    except DatasetError:  # it is not there, or damaged, which `iris info` of itself says
+        return {}
 
 
 def _words(progress: dict[str, Any]) -> str:

@@ -109,7 +109,9 @@ def show(facts: Mapping[str, Any]) -> None:
         words = f"{improvement['probability']:.2f}{_bounds(improvement['interval'], '.2f')}"
         console.say(f"\nProbability of improvement over {improvement['against']}: {words}")
     for report in facts["reports"]:
-        console.say(f"{report['run']}: {Path(report['report']).name}, {report['episodes']} episodes")
+        score = report.get("achievement_score")
+        achieved = "" if score is None else f", achievement score {score:.2f} %"
+        console.say(f"{report['run']}: {Path(report['report']).name}, {report['episodes']} episodes{achieved}")
     if facts["profile"]:
         console.say(f"profile {facts['profile']}")
     for warning in facts["warnings"]:
@@ -222,6 +224,7 @@ def _report(report: Evaluation) -> dict[str, Any]:
         "checkpoint": report.checkpoint,
         "fingerprint": report.fingerprint,
         "departures": list(report.departures),
+        **({} if report.achievement_score is None else {"achievement_score": report.achievement_score}),
     }
 
 

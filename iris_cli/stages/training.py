@@ -118,7 +118,10 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
             return not interrupts.requested()
 
         def draw() -> _Drawn:
-            batch = lesson.draw(progress, lesson.batch_size, run.visits(component))
+            visits = run.visits(component)
+            if run.round == 1:  # as published, where the first round leaves all episodes alike
+                visits = visits.copy()
+            batch = lesson.draw(progress, lesson.batch_size, visits)
             return _Drawn(batch, progress.state())
 
         try:

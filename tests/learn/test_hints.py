@@ -161,3 +161,13 @@ def test_dreams_are_not_blamed_for_what_the_tokenizer_cannot_show() -> None:
     assert behind_copying(dream, dream.sampled) == 1
     blind = replace(dream, reconstruction=DREAM.copy_reconstruction)
     assert behind_copying(blind, blind.sampled) is None
+
+
+def test_tokens_of_transitions_are_not_said_to_copy_a_frame() -> None:
+    beaten = broken("dynamics", tokens_of="transitions", next_accuracy=0.5, copy_accuracy=0.5, changed_accuracy=0.3)
+
+    [hint] = hints(beaten, training_rewards=TRAINING)
+
+    assert hint.part == "dynamics"
+    assert "most frequent token of each place" in hint.text
+    assert "copying" not in hint.text

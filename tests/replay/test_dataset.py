@@ -550,3 +550,25 @@ def test_a_file_is_not_a_dataset(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="not a Zarr v3 group"):
         Dataset.open_or_create(file, environment=PONG, action_meanings=["NOOP"])
     assert file.read_text() == "frames"
+
+
+def test_a_dataset_of_a_game_with_achievements_needs_them_and_no_other_does(dataset: Dataset, path: Path) -> None:
+    other = path.with_name("crafter.zarr")
+    rows = np.array([[0, 0], [1, 0], [1, 1]], bool)
+    with Dataset.create(other, environment=PONG, action_meanings=["A"] * 3, achievements=["eat", "sleep"]) as made:
+        made.append(**steps(0, 3), achievements=rows, episode_lengths=[3], episode_ids=[0], writer="run")
+        with pytest.raises(ShapeError, match="achievements are to be given"):
+            made.append(**steps(3, 1), episode_lengths=[1], episode_ids=[1], writer="run")
+        with pytest.raises(ShapeError, match=r"achievements must have shape \(1, 2\)"):
+            made.append(
+                **steps(3, 1), achievements=rows[:1, :1], episode_lengths=[1], episode_ids=[0], writer="run"
+            )  # fmt: skip
+    with pytest.raises(ShapeError, match="achievements are to be given"):
+        dataset.append(**steps(0, 3), achievements=rows, episode_lengths=[3], episode_ids=[0], writer="run")
+
+    opened = Dataset.open(other)
+
+    assert opened.achievements == ["eat", "sleep"]
+    assert np.array_equal(opened.read("achievements"), rows)
+    assert opened.unlocked().shape == (0, 2)
+    assert dataset.achievements == []

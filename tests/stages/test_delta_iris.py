@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import Result
 
-from iris_cli.errors import ConfigError, RunError
+from iris_cli.errors import ConfigError
 from iris_cli.run import Run
 from iris_cli.stages import training
 from iris_cli.stages.collect import Collect, collect
@@ -53,6 +53,16 @@ def test_each_component_counts_the_episodes_that_it_draws(run: Run) -> None:
     assert len(run.visits("dynamics").counts) == run.replay().num_episodes
 
 
+def test_the_draws_of_a_first_round_are_not_counted(run: Run) -> None:
+    run.round = 1
+    train_dynamics(run, TrainDynamics(updates=2))
+    assert run.visits("dynamics").counts.sum() == 0
+
+    run.round = 2
+    train_dynamics(run, TrainDynamics(updates=2))
+    assert run.visits("dynamics").counts.sum() == 2 * run.config.dynamics.batch_size
+
+
 def test_collecting_evaluating_and_imagining_work(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = run.dataset().num_steps
@@ -64,13 +74,26 @@ def test_collecting_evaluating_and_imagining_work(run: Run, tmp_path: Path, monk
 
     assert run.dataset().num_steps == before + 3
     assert (tmp_path / "agent.png").is_file()
-    assert json.loads(report.files["report"].read_text())["world_model"] is None
-    assert "the world model was not measured: delta-iris has no diagnosis yet" in report.notes
+    world = json.loads(report.files["report"].read_text())["world_model"]
+    assert (world["steps"], world["dynamics"]["tokens_of"]) == (2, "transitions")
 
 
-def test_there_is_no_diagnosis_yet(run: Run) -> None:
-    with pytest.raises(RunError, match="delta-iris has no diagnosis yet"):
-        diagnose(run, Diagnose(steps=1))
+def test_a_diagnosis_knows_what_a_transition_token_is(run: Run) -> None:
+    report = diagnose(run, Diagnose(steps=40, horizon=3))
+
+    content = json.loads(report.files["report"].read_text())
+    parts = ("tokenizer", "dynamics", "rewards", "ends", "dream", "policy")
+    assert all(content["world_model"][part] for part in parts)
+    assert content["world_model"]["tokenizer"]["past_image"]["absolute"] > 0
+    assert len(content["world_model"]["dynamics"]["position_accuracy"]) == 4
+    cells = " ".join(
+        str(cell) for section in report.sections for row in (section.columns, *section.rows) for cell in row
+    )
+    titles = " ".join(section.title for section in report.sections)
+    assert "if all were as in the frame before" in cells
+    assert "tokens right where something moves" in cells
+    assert "copying" not in cells + titles
+    assert content["hints"]
 
 
 @pytest.mark.parametrize(("section", "name"), [("exploration", "bonus"), ("actor_critic", "objective")])

@@ -63,6 +63,20 @@ def test_a_report_holds_every_score_and_the_protocol(run: Run, monkeypatch: pyte
     assert [path.name for path in (run.directory / "reports").iterdir()] == ["evaluate-000001.json"]
 
 
+@pytest.mark.parametrize(("agent", "temperature"), [("iris", 0.5), ("delta-iris", 1.0)])
+def test_the_temperature_is_the_agent_s_own_unless_one_is_named(
+    tmp_path: Path, new_run: NewRun, agent: str, temperature: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path / "none.zarr", game="toy_game:Toy", agent=agent)
+
+    guessed = report(run, episodes=1, max_steps=1)["protocol"]["temperature"]
+
+    assert guessed == temperature
+    assert f"Temperature {temperature}, as published for {agent}" in capsys.readouterr().out
+    assert report(run, episodes=1, max_steps=1, temperature=0.7)["protocol"]["temperature"] == 0.7
+    assert "Temperature" not in capsys.readouterr().out
+
+
 def test_the_published_test_limit_is_27_000_steps(run: Run) -> None:
     assert run.environment.for_testing().max_frames == 108_000
 

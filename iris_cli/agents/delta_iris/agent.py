@@ -1,17 +1,20 @@
 """The Δ-IRIS agent: tokenizer, dynamics and actor-critic, and how they meet and learn."""
 
 import dataclasses
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from iris_cli.agents.delta_iris.actor_critic import ActorCritic, Memory
 from iris_cli.agents.delta_iris.config import IMAGE_SIZE, DeltaIrisConfig
+from iris_cli.agents.delta_iris.diagnosis import diagnose
 from iris_cli.agents.delta_iris.dynamics import Dynamics
 from iris_cli.agents.delta_iris.tokenizer import Tokenizer
 from iris_cli.agents.delta_iris.world import DeltaIrisDream, view_of
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import actor_critic_loss
+from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine
 from iris_cli.learn.losses import Losses
@@ -176,6 +179,29 @@ class Agent(nn.Module):
     def actor_critic_losses(self, segments: Segments, dreams: torch.Generator) -> Steps:
         """One optimizer step on rollouts from the last steps of segments."""
         return [[Part(self.actor_critic_loss(segments, dreams), 1.0)]]
+
+    def diagnose(
+        self,
+        episodes: Sequence[Episode],
+        *,
+        trained: Collection[str],
+        horizon: int,
+        seed: int,
+        watch: Callable[[int], None] = lambda frames: None,
+    ) -> Diagnosis:
+        """Figures that say how good each part is on these episodes, as `agents/delta_iris/diagnosis.py` makes them.
+
+        Args:
+            episodes: held out; at least one, none empty.
+            trained: names of the components that were trained; others are not measured.
+            horizon: steps of each dream that is compared with what really came.
+            seed: of the dreams.
+            watch: told now and then how many more frames were looked at; may raise to stop.
+        """
+        return diagnose(
+            self.tokenizer, self.dynamics, self.actor_critic, episodes, trained=trained, horizon=horizon, seed=seed,
+            watch=watch,
+        )  # fmt: skip
 
     def _before(self, segments: Segments) -> tuple[Tensor, Tensor]:
         """Views and mask of all but the segments' last steps."""

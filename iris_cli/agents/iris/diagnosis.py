@@ -4,14 +4,14 @@ The dynamics is asked as its loss asks it (dynamics.py): segments of as many blo
 the other through each episode, padded on the right; what is padded does not count, nor does a segment's first token.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iris_cli.agents.iris.actor_critic import ActorCritic, Memory
+from iris_cli.agents.iris.actor_critic import ActorCritic
 from iris_cli.agents.iris.config import GRID, IMAGE_SIZE, TOKENS_PER_FRAME
 from iris_cli.agents.iris.dynamics import Dynamics, labels_of
 from iris_cli.agents.iris.tokenizer import Tokenizer
@@ -21,28 +21,28 @@ from iris_cli.learn.diagnosis import (
     Diagnosis,
     DreamFigures,
     Episode,
-    ImageErrors,
-    PolicyFigures,
     TokenFigures,
     TokenizerFigures,
+)
+from iris_cli.learn.measuring import (
+    CONTEXT,
+    ENDS,
+    REWARDS,
+    Dreamt,
+    Looker,
+    Reconstructions,
+    Watch,
     classifier_figures,
-    correlation,
     curve,
+    diagnosis_of,
     differing,
-    discounted_returns,
-    dream_starts,
-    entropy_of_counts,
-    small_things,
+    dreamt,
+    frames_on,
+    padded,
     token_figures,
 )
 
-REWARDS = ("-1", "0", "+1")  # classes of the reward head
-ENDS = ("goes on", "ends")  # classes of the end head
-CONTEXT = 4  # real frames that a dream reads before it begins, as `iris imagine`
-STARTS = 16  # dreams
 _BLOCK = 256  # frames on the device at once
-
-Watch = Callable[[int], None]  # is told how many more frames were looked at; may raise to stop
 
 
 @torch.no_grad()
@@ -67,89 +67,48 @@ def diagnose(
         seed: of starts and dreams.
         watch: called now and then.
     """
-    steps = sum(map(len, episodes))
-    if "tokenizer" not in trained:
-        parts = ("tokenizer", "dynamics", "rewards", "ends", "dream", "policy")
-        untrained = dict.fromkeys(parts, "the tokenizer was never trained")
-        return Diagnosis(episodes=len(episodes), steps=steps, skipped=untrained)
-    skipped: dict[str, str] = {}
-    looker = _Looker(actor_critic) if "actor_critic" in trained else None
-    of_tokenizer, tokens = _tokenizer_figures(tokenizer, episodes, looker, watch)
-    policy = None if looker is None else looker.figures(episodes)
-    of_tokens, rewards, ends, dream = None, None, None, None
-    if "dynamics" in trained:
-        of_tokens, rewards, ends = _dynamics_figures(dynamics, tokens, episodes, watch)
-        context = min(CONTEXT, dynamics.config.max_blocks)
-        starts = dream_starts(
-            [len(episode) for episode in episodes], before=context - 1, after=horizon, most=STARTS,
-            generator=np.random.default_rng(seed),
-        )  # fmt: skip
-        if starts:
-            dream = _dream_figures(tokenizer, dynamics, tokens, episodes, starts, context, horizon, seed, watch)
-        else:
-            skipped["dream"] = f"no episode has the {context + horizon} steps in a row that a dream is compared with"
-    else:
-        skipped |= dict.fromkeys(("dynamics", "rewards", "ends", "dream"), "the dynamics was never trained")
-    if looker is None:
-        skipped["policy"] = "the actor-critic was never trained"
-    return Diagnosis(
-        episodes=len(episodes), steps=steps, tokenizer=of_tokenizer, dynamics=of_tokens, rewards=rewards, ends=ends,
-        dream=dream, policy=policy, skipped=skipped,
+    tokens: list[Tensor] = []  # (T, 16) of each episode
+    context = min(CONTEXT, dynamics.config.max_blocks)
+
+    def of_tokenizer(looker: Looker | None) -> TokenizerFigures:
+        figures, made = _tokenizer_figures(tokenizer, episodes, looker, watch)
+        tokens.extend(made)
+        return figures
+
+    return diagnosis_of(
+        episodes, trained=trained, context=context, horizon=horizon, seed=seed, looker=Looker(actor_critic),
+        tokenizer=of_tokenizer, dynamics=lambda: _dynamics_figures(dynamics, tokens, episodes, watch),
+        dream=lambda starts: _dream_figures(
+            tokenizer, dynamics, tokens, episodes, starts, context, horizon, seed, watch
+        ),
     )  # fmt: skip
 
 
 def _tokenizer_figures(
-    tokenizer: Tokenizer, episodes: Sequence[Episode], looker: "_Looker | None", watch: Watch
+    tokenizer: Tokenizer, episodes: Sequence[Episode], looker: Looker | None, watch: Watch
 ) -> tuple[TokenizerFigures, list[Tensor]]:
     """Figures of the tokenizer, and each episode's tokens (T, 16). Lets the policy see the same reconstructions."""
-    device, codes = tokenizer.embedding.weight.device, tokenizer.config.codes
-    total = sum(
-        (episode.frames.sum(0, dtype=np.float64) for episode in episodes), np.zeros(episodes[0].frames[0].shape)
-    )
-    mean = torch.from_numpy(total / sum(map(len, episodes)) / 255).to(device, torch.float32).permute(2, 0, 1)[None]
-    mean_frame = (mean * 255).round().to(torch.uint8)
-    by_tokenizer, by_mean = ImageErrors(), ImageErrors()
-    lost = np.zeros(2)  # summed errors on things that move: all, small ones
-    contrast = np.zeros(2)  # summed distances of these pixels from the mean image
-    small_pixels = 0
+    device = tokenizer.embedding.weight.device
+    seen = Reconstructions(episodes, device, sees_past=False)
     patches = np.zeros(2)  # in which nothing moves, and those of them whose token changes
-    moving_pixels = pixels = 0
     tokens = []
     for episode in episodes:
         parts: list[Tensor] = []
         previous: Tensor | None = None  # the frame before the block
         for start in range(0, len(episode), _BLOCK):
-            frames = _on(episode.frames[start : start + _BLOCK], device)  # (n, 3, 64, 64) uint8
+            frames = frames_on(episode.frames[start : start + _BLOCK], device)  # (n, 3, 64, 64) uint8
             earlier_tokens = parts[-1][-1:] if parts else None
             parts.append(tokenizer.encode(frames))
-            images, real = tokenizer.decode(parts[-1]), frames.float() / 255
+            images = tokenizer.decode(parts[-1])
             earlier = torch.cat([frames[:1] if previous is None else previous, frames[:-1]])
-            moving, previous = differing(frames, earlier), frames[-1:]
-            by_tokenizer.add(images, real, moving)
-            by_mean.add(mean.expand_as(real), real, moving)
-            foreground = differing(frames, mean_frame)
-            apart, contrasts = ((x - real).abs().sum(1).double() for x in (images, mean))  # (n, 64, 64)
-            small = moving & small_things(foreground)
-            for index, where in enumerate((moving & foreground, small)):
-                lost[index] += float((apart * where).sum())
-                contrast[index] += float((contrasts * where).sum())
-            small_pixels += int(small.sum())
-            moving_pixels, pixels = moving_pixels + int(moving.sum()), pixels + moving.numel()
+            moving, previous = seen.add(images, frames, earlier), frames[-1:]
             patches += _still_patches(moving, parts[-1], earlier_tokens)
             if looker is not None:
                 looker.look(images, first=start == 0)
             watch(len(frames))
         tokens.append(torch.cat(parts))
-    counts = torch.bincount(torch.cat(tokens).flatten(), minlength=codes)
-    entropy = entropy_of_counts(counts)
-    kept = [float(1 - error / whole) if whole else None for error, whole in zip(lost, contrast, strict=True)]
-    figures = TokenizerFigures(
-        reconstruction=by_tokenizer.figures(), mean_image=by_mean.figures(), moving_share=moving_pixels / pixels,
-        kept=kept[0], small_kept=kept[1], small_pixels=small_pixels,
-        still_changed=float(patches[1] / patches[0]) if patches[0] else None, codes=codes,
-        codes_used=int((counts > 0).sum()), perplexity=float(np.exp(entropy)), entropy=entropy,
-    )  # fmt: skip
-    return figures, tokens
+    flicker = float(patches[1] / patches[0]) if patches[0] else None
+    return seen.figures(torch.cat(tokens), codes=tokenizer.config.codes, still_changed=flicker), tokens
 
 
 def _still_patches(moving: Tensor, tokens: Tensor, before: Tensor | None) -> np.ndarray:
@@ -183,7 +142,7 @@ def _dynamics_figures(
         batch = cut[begin : begin + size]
         mask = torch.tensor([[step < len(part) for step in range(length)] for part, _, _ in batch])
         actions, rewards, ends = (
-            torch.from_numpy(np.stack([_padded(getattr(e, name)[s : s + length], length) for _, e, s in batch]))
+            torch.from_numpy(np.stack([padded(getattr(e, name)[s : s + length], length) for _, e, s in batch]))
             for name in ("actions", "rewards", "ends")
         )
         frames = torch.stack([F.pad(part, (0, 0, 0, length - len(part))) for part, _, _ in batch])  # (B, L, 16)
@@ -232,84 +191,28 @@ def _dream_figures(
     actions = torch.from_numpy(np.stack([episodes[e].actions[s - context + 1 : s + horizon] for e, s in starts])).to(
         device
     )  # (B, C - 1 + H): up to the one that led to the last frame to compare with
-    frames = torch.stack([_on(episodes[e].frames[s : s + horizon + 1], device) for e, s in starts])  # (B, H + 1, ...)
+    frames = torch.stack(
+        [frames_on(episodes[e].frames[s : s + horizon + 1], device) for e, s in starts]
+    )  # (B, H + 1, ...)
     real = frames[:, 1:].float() / 255
     moved = torch.stack([differing(frames[:, step + 1], frames[:, 0]) for step in range(horizon)], 1)
 
-    def dreamt(*, greedy: bool) -> tuple[Tensor, float, float]:
-        """Views (B, H, 3, 64, 64), and how many rewards and ends each dream had on average."""
+    def played(*, greedy: bool) -> Dreamt:
         generator = torch.Generator(device=device).manual_seed(seed)
         dream = IrisDream(
             tokenizer, dynamics, seen, actions[:, : context - 1], generator=generator, greedy=greedy, keep=context
         )
-        views, rewards, ends = [], torch.zeros(len(starts), device=device), torch.zeros(len(starts), device=device)
-        for step in range(horizon):
-            outcome = dream.step(actions[:, context - 1 + step])
-            views.append(dream.view)
-            rewards += outcome.rewards != 0
-            ends += outcome.ends
-            watch(0)
-        return torch.stack(views, 1), float(rewards.mean()), float(ends.mean())
+        return dreamt(dream, actions[:, context - 1 :], watch)
 
-    sampled, dreamt_rewards, dreamt_ends = dreamt(greedy=False)
-    greedy, _, _ = dreamt(greedy=True)
+    sampled, greedy = played(greedy=False), played(greedy=True)
     came = torch.stack([tokens[e][s + 1 : s + horizon + 1] for e, s in starts])  # (B, H, 16)
     reconstruction = tokenizer.decode(came.flatten(0, 1)).unflatten(0, came.shape[:2])
     rewards = [np.count_nonzero(episodes[e].rewards[s : s + horizon]) for e, s in starts]
     return DreamFigures(
         starts=len(starts), horizon=horizon, context=context,
-        sampled=curve(sampled, real, moved), greedy=curve(greedy, real, moved),
+        sampled=curve(sampled.views, real, moved), greedy=curve(greedy.views, real, moved),
         copy=curve((frames[:, :1].float() / 255).expand_as(real), real, moved),
         copy_reconstruction=curve(tokenizer.decode(seen[:, -1])[:, None].expand_as(real), real, moved),
         reconstruction=curve(reconstruction, real, moved),
-        real_rewards=float(np.mean(rewards)), dreamt_rewards=dreamt_rewards, dreamt_ends=dreamt_ends,
+        real_rewards=float(np.mean(rewards)), dreamt_rewards=sampled.rewards, dreamt_ends=sampled.ends,
     )  # fmt: skip
-
-
-class _Looker:
-    """The policy, looking at one reconstruction after the other, and what it made of them."""
-
-    def __init__(self, actor_critic: ActorCritic) -> None:
-        self._actor_critic = actor_critic
-        self._memory: Memory | None = None
-        self._logits: list[Tensor] = []
-        self._values: list[Tensor] = []
-
-    def look(self, images: Tensor, *, first: bool) -> None:
-        """Look at images (N, 3, 64, 64) of an episode, in order; `first` forgets what was before."""
-        memory = None if first else self._memory
-        for image in images.split(1):
-            output = self._actor_critic(image, memory)
-            memory = output.memory
-            self._logits.append(output.logits_actions)
-            self._values.append(output.values)
-        self._memory = memory
-
-    def figures(self, episodes: Sequence[Episode]) -> PolicyFigures:
-        """Figures of all that it saw, which are these episodes in order."""
-        probabilities = torch.cat(self._logits).double().softmax(-1).cpu()  # (N, A)
-        values = torch.cat(self._values).double().cpu().numpy()
-        entropy = float(torch.special.entr(probabilities).sum(-1).mean())
-        shares, actions = probabilities.mean(0), probabilities.shape[1]
-        returns, expected, first = [], [], 0
-        for episode in episodes:
-            if episode.ends[-1]:
-                returns.append(discounted_returns(np.sign(episode.rewards), self._actor_critic.config.gamma))
-                expected.append(values[first : first + len(episode)])
-            first += len(episode)
-        followed = np.concatenate(returns) if returns else np.zeros(0)
-        return PolicyFigures(
-            actions=actions, entropy=entropy, entropy_share=entropy / np.log(actions) if actions > 1 else 0.0,
-            most_frequent_action=int(shares.argmax()), most_frequent_share=float(shares.max()),
-            mean_value=float(values.mean()), mean_return=float(followed.mean()) if returns else None,
-            value_correlation=correlation(np.concatenate(expected), followed) if returns else None,
-        )  # fmt: skip
-
-
-def _on(frames: np.ndarray, device: torch.device) -> Tensor:
-    """(N, 64, 64, 3) uint8 -> (N, 3, 64, 64) on the device."""
-    return torch.from_numpy(frames).to(device).permute(0, 3, 1, 2)
-
-
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
-    return np.pad(values, (0, length - len(values)))

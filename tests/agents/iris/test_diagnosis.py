@@ -14,8 +14,9 @@ from iris_cli.agents.iris import diagnosis
 from iris_cli.agents.iris.agent import Agent
 from iris_cli.agents.iris.config import PRESETS
 from iris_cli.agents.iris.world import IrisDream
-from iris_cli.learn.diagnosis import Diagnosis, Episode, differing
+from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.hints import hints
+from iris_cli.learn.measuring import differing, discounted_returns
 from iris_cli.learn.world import Outcome
 from iris_cli.replay.segments import Segments
 
@@ -325,7 +326,7 @@ def test_values_are_matched_with_the_returns_of_their_own_steps(agent: Agent) ->
         output = agent.actor_critic(image, memory)
         memory = output.memory
         values.append(output.values.item())
-    returns = diagnosis.discounted_returns(np.sign(over.rewards), agent.config.actor_critic.gamma)
+    returns = discounted_returns(np.sign(over.rewards), agent.config.actor_critic.gamma)
 
     found = measure(agent, [unfinished, over]).policy
 

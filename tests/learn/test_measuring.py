@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from iris_cli.learn.diagnosis import (
-    MOVED,
+from iris_cli.learn.diagnosis import MOVED
+from iris_cli.learn.measuring import (
     ImageErrors,
     classifier_figures,
     correlation,
