@@ -23,6 +23,7 @@ from iris_cli.stages.evaluate import evaluate
 from iris_cli.stages.imagine import imagine
 from iris_cli.stages.tokenize import tokenize
 from iris_cli.stages.train_actor_critic import train_actor_critic
+from iris_cli.stages.train_agent import train_agent
 from iris_cli.stages.train_dynamics import train_dynamics
 from iris_cli.stages.train_tokenizer import announce_loss, train_tokenizer
 
@@ -129,6 +130,8 @@ def _perform(run: Run, planned: Planned) -> Report:
             return train_dynamics(run, settings)
         case "train-actor-critic":
             return train_actor_critic(run, settings)
+        case "train-agent":
+            return train_agent(run, settings)
         case "evaluate":
             return evaluate(run, settings, name=name)
         case "diagnose":

@@ -27,7 +27,7 @@ class Learner(NamedTuple):
 
     Attributes:
         parameters: those that the gradient's norm is taken over, and clipped.
-        optimizer: of these.
+        optimizer: of these, and maybe of other learners'; it takes one step for all of them.
         clip_norm: largest global L2 norm of their gradient.
         metric: what that norm is called.
     """
@@ -76,6 +76,8 @@ def fit(
 ) -> int:
     """Minimise a loss, one batch per update, in one optimizer step or several.
 
+    A learner that the losses of a step do not reach, sits that step out.
+
     Args:
         draw: draws the batch of an update.
         losses: yields the optimizer steps on a batch, mostly one, each as the losses of its shares; every share is
@@ -100,8 +102,8 @@ def fit(
         for parts in losses(batch):
             metrics = _differentiate(parts, learners)
             finite = watch.look(done + 1, batch, metrics)
-            for learner in learners:
-                _take_step(learner.optimizer, finite)
+            for optimizer in dict.fromkeys(learner.optimizer for learner in learners if _is_reached(learner)):
+                _take_step(optimizer, finite)
             means.add(metrics)
         after_update()
         done += 1
@@ -124,9 +126,13 @@ def _differentiate(parts: Iterable[Part], learners: Sequence[Learner]) -> dict[s
         for name, value in {"total_loss": part.losses.total, **part.losses.parts}.items():
             value = value.detach() * part.share
             metrics[name] = metrics[name] + value if name in metrics else value
-    for learner in learners:
+    for learner in filter(_is_reached, learners):
         metrics[learner.metric] = nn.utils.clip_grad_norm_(learner.parameters, learner.clip_norm)
     return metrics
+
+
+def _is_reached(learner: Learner) -> bool:
+    return any(parameter.grad is not None for parameter in learner.parameters)
 
 
 def _take_step(optimizer: torch.optim.Optimizer, finite: Tensor | None) -> None:

@@ -30,7 +30,15 @@ from iris_cli.replay.attributes import (
     with_writer,
 )
 from iris_cli.replay.episodes import Episodes
-from iris_cli.replay.fields import EPISODE_FIELDS, STEP_FIELDS, Field, check_steps, check_tokens, tokens_field
+from iris_cli.replay.fields import (
+    EPISODE_FIELDS,
+    Field,
+    check_steps,
+    check_tokens,
+    frame_shape,
+    step_fields,
+    tokens_field,
+)
 from iris_cli.replay.lock import take_lock
 
 # What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
@@ -76,7 +84,7 @@ class Dataset:
                 raise FileExistsError("something is there already")
             path.parent.mkdir(parents=True, exist_ok=True)
             group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
-            for name, field in {**STEP_FIELDS, **EPISODE_FIELDS}.items():
+            for name, field in {**step_fields(frame_shape(environment)), **EPISODE_FIELDS}.items():
                 _create_array(group, name, field)
             dataset = cls(path, content, _lock(unfinished))
             unfinished.rename(path)
@@ -169,6 +177,11 @@ class Dataset:
         return copy.deepcopy(self._attributes["environment"])
 
     @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Of an observation: (64, 64, 3) RGB, or (64, 64, 4) grey frames, the newest last."""
+        return frame_shape(self._attributes["environment"])
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """A copy of all attributes, as committed."""
         return copy.deepcopy(self._attributes)
@@ -202,7 +215,7 @@ class Dataset:
         stop = self.num_steps if stop is None else stop
         if not 0 <= start <= stop <= self.num_steps:
             raise ShapeError(f"steps {start} to {stop} of {self.num_steps} were asked for", where=self.path)
-        return self._read(field, STEP_FIELDS[field], start, stop)
+        return self._read(field, self._step_fields[field], start, stop)
 
     def scores(self) -> np.ndarray:
         """(finished episodes,) float64, the sum of raw rewards of each. A lost life may have ended it."""
@@ -245,7 +258,7 @@ class Dataset:
         """Add n steps in one commit: after a kill at any instant either all of them are there, or none.
 
         Args:
-            observations: (n, 64, 64, 3) uint8, the frame each action was chosen on.
+            observations: (n, *frame_shape) uint8, the frame each action was chosen on.
             actions: (n,) integers in [0, num_actions).
             rewards: (n,) raw.
             terminations: (n,) bool, only the last step of a piece may have one.
@@ -268,13 +281,13 @@ class Dataset:
             "truncations": truncations,
         }
         steps = len(actions)
-        check_steps(arrays, list(episode_lengths), self.num_actions)
+        check_steps(arrays, list(episode_lengths), self.num_actions, self._step_fields)
         episodes = self._episodes.extended(episode_lengths, episode_ids)
         self._check_unfinished(episode_ids)
         start = self.num_steps
         if steps:
             for name, values in arrays.items():
-                self._write(name, STEP_FIELDS[name], start, values)
+                self._write(name, self._step_fields[name], start, values)
             self._write("episode_ends", EPISODE_FIELDS["episode_ends"], 0, episodes.ends)
             self._write("episode_ids", EPISODE_FIELDS["episode_ids"], 0, episodes.ids)
         writers = self._attributes["writers"]
@@ -357,9 +370,13 @@ class Dataset:
 
     # Private
 
+    @property
+    def _step_fields(self) -> dict[str, Field]:
+        return step_fields(self.frame_shape)
+
     def _check(self) -> None:
         """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""
-        for name, field in STEP_FIELDS.items():
+        for name, field in self._step_fields.items():
             self._check_array(name, field, self.num_steps)
         for fingerprint, length in self._attributes["tokens"].items():
             self._check_array(f"tokens/{fingerprint}", None, length)

@@ -13,6 +13,7 @@ from iris_cli.errors import ConfigError
 from iris_cli.learn.settings import between, positive
 
 IMAGE_SIZE = 64  # pixels, height and width of a frame
+VIEW = "grey-stack"  # what it sees of an environment
 STACK = 4  # grey frames that one observation consists of, the oldest first
 
 
@@ -136,6 +137,16 @@ class ActorCriticConfig:
         between("actor_critic", self, ("lam", "restart_below", "entropy_threshold", "l2_penalty"), 0, 1)
         between("actor_critic", self, ("entropy_weight",), 0, float("inf"))
         _widths("actor_critic", self, ("actor_widths", "critic_widths"))
+
+    @property
+    def starts(self) -> int:
+        """Windows or rollouts of an update."""
+        return self.batch_size
+
+    @property
+    def burn_in(self) -> int:
+        """Steps that the policy reads before it acts: it has no memory to fill."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

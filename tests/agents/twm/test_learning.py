@@ -40,7 +40,7 @@ def windows(golden: dict[str, Tensor]) -> Windows:
 
 
 def losses_of(agent: Agent, windows: Windows, latents: Tensor) -> WorldLosses:
-    return world_losses(agent, windows, lambda logits: latents)
+    return world_losses(agent.tokenizer, agent.dynamics, windows, lambda logits: latents)
 
 
 def is_published(losses: WorldLosses, golden: dict[str, Tensor], group: str) -> None:
