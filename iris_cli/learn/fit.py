@@ -38,6 +38,19 @@ class Learner(NamedTuple):
     metric: str = "gradient_norm"
 
 
+def learners_of(
+    module: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float, metric: str = "gradient_norm"
+) -> list[Learner]:
+    """What learns of a module: all its parameters together, or each group of the optimizer that has a name by itself.
+
+    The norm of a named group is called gradient_norm_NAME.
+    """
+    named = [group for group in optimizer.param_groups if "name" in group]
+    if not named:
+        return [Learner(list(module.parameters()), optimizer, clip_norm, metric)]
+    return [Learner(group["params"], optimizer, clip_norm, f"gradient_norm_{group['name']}") for group in named]
+
+
 class Means:
     """Running means of metrics over optimizer steps, summed on the device and read on the host once per report."""
 

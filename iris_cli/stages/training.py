@@ -13,7 +13,7 @@ from iris_cli import console, interrupts
 from iris_cli.device import fast_matmul
 from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError, TrainingError
 from iris_cli.failures import Failure, write_failure
-from iris_cli.learn.fit import Learner, Steps, fit
+from iris_cli.learn.fit import Learner, Steps, fit, learners_of
 from iris_cli.learn.visits import Visits
 from iris_cli.learn.watch import Growth, NotFinite, Watch
 from iris_cli.progress import Progress
@@ -50,17 +50,15 @@ class Lesson(NamedTuple):
     also: tuple[str, ...] = ()
 
     def learners(self, run: Run) -> list[Learner]:
-        """What the optimizers work on; parameters whose group has a name are clipped by themselves."""
-        learners = []
-        for name in (self.component, *self.also):
-            optimizer, clip_norm = run.optimizer(name), getattr(run.config, name).clip_norm
-            named = [group for group in optimizer.param_groups if "name" in group]
-            for group in named:
-                learners.append(Learner(group["params"], optimizer, clip_norm, f"gradient_norm_{group['name']}"))
-            if not named:
-                metric = "gradient_norm" if name == self.component else f"gradient_norm_{name}"
-                learners.append(Learner(list(getattr(run.agent, name).parameters()), optimizer, clip_norm, metric))
-        return learners
+        """What the optimizers work on."""
+        metrics = {self.component: "gradient_norm"} | {name: f"gradient_norm_{name}" for name in self.also}
+        return [
+            learner
+            for name, metric in metrics.items()
+            for learner in learners_of(
+                getattr(run.agent, name), run.optimizer(name), getattr(run.config, name).clip_norm, metric
+            )
+        ]
 
 
 class _Drawn(NamedTuple):

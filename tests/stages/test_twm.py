@@ -187,7 +187,7 @@ def test_the_world_model_learns_jointly(stacks: Path, new_run: NewRun, monkeypat
     train_agent(run, TrainAgent(updates=40))
 
     for name in ("pixel_error", "loss_latents", "loss_discounts"):
-        assert lines[-1][name] < 0.8 * lines[0][name], name
+        assert lines[-1][name] < 0.9 * lines[0][name], name
 
 
 def test_an_interrupt_stops_after_an_update_and_the_rest_makes_it_whole(
