@@ -136,7 +136,15 @@ def environment_for(agent: str, env: str) -> EnvSpec:
         ConfigError: for an unknown agent.
         EnvironmentError_: if there is no environment of that name.
     """
-    environment = training_spec(env)
+    return seen_by(agent, training_spec(env))
+
+
+def seen_by(agent: str, environment: EnvSpec) -> EnvSpec:
+    """An environment as an agent is trained in it.
+
+    Raises:
+        ConfigError: for an unknown agent.
+    """
     return environment.as_grey_stacks() if view_of(agent) == "grey-stack" else environment
 
 

@@ -9,9 +9,10 @@ import torch
 from iris_cli.agents import build, published_format, read_published, section_presets_for
 from iris_cli.config import convert, parse_assignments, updated
 from iris_cli.device import choose_device
+from iris_cli.envs.spec import training_spec
 from iris_cli.errors import CheckpointError
 from iris_cli.nn.lpips import load_lpips
-from iris_cli.open_run import actions_of, environment_for
+from iris_cli.open_run import actions_of, seen_by
 from iris_cli.report import Report
 from iris_cli.run import Run
 
@@ -40,9 +41,9 @@ def import_checkpoint(
     Raises:
         CheckpointError: if the file is no such thing, or the game has another number of actions.
     """
+    environment, changes = training_spec(env), parse_assignments(assignments)
     name, content = read_published(source)
-    environment, changes = environment_for(name, env), parse_assignments(assignments)
-    published = published_format(name)
+    environment, published = seen_by(name, environment), published_format(name)
     dynamics = changes.get("dynamics")
     heads = dynamics.get("heads") if isinstance(dynamics, dict) else None
     heads = None if heads is None else convert(heads, int, where="--set", name="dynamics.heads")

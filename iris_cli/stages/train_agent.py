@@ -1,7 +1,7 @@
 """`iris train-agent`: tokenizer, dynamics and actor-critic learn together, each update from the same real steps.
 
 For agents whose components are trained jointly: TWM. An update is one optimizer step of the world model, and one of the
-actor-critic in dreams that begin at the steps it was drawn from.
+actor-critic in dreams that begin at the steps it was drawn from; the metric total_loss is the mean of both.
 """
 
 from dataclasses import dataclass
