@@ -206,7 +206,7 @@ def train_dynamics(dataset: Path, updates: int | None, **run: Any) -> None:
 @updates_option
 @training_options
 def train_actor_critic(dataset: Path, updates: int | None, **run: Any) -> None:
-    """Learn policy and values in imagination, from starts in DATASET.
+    """Learn policy and values in imagination, from starts in DATASET (twm: from its real steps, before train-agent).
 
     \b
     Example: iris train-actor-critic data/pong.zarr
