@@ -53,6 +53,12 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
+def reopened(run: Run) -> Run:
+    run.save()
+    run.close()
+    return Run.open(run.directory, device=run.device, training=True)
+
+
 # Collecting
 
 
@@ -117,9 +123,7 @@ def test_the_tokenizer_learns_from_passes_over_all_stacks(run: Run, monkeypatch:
 def test_a_pass_draws_each_step_once_and_its_rest_lies_in_the_checkpoint(run: Run) -> None:
     replay, visits, draws = run.replay(), run.visits("tokenizer"), torch.Generator().manual_seed(0)
     drawn = [run.agent.tokenizer_batch(replay, draws, 50, visits=visits) for _ in range(2)]
-    run.save()
-    run.close()
-    again = Run.open(run.directory, device=run.device, training=True)
+    again = reopened(run)
     drawn.append(again.agent.tokenizer_batch(replay, draws, 50, visits=again.visits("tokenizer")))
     again.close()
 
@@ -188,6 +192,21 @@ def test_the_world_model_learns_jointly(stacks: Path, new_run: NewRun, monkeypat
 
     for name in ("pixel_error", "loss_latents", "loss_discounts"):
         assert lines[-1][name] < 0.9 * lines[0][name], name
+
+
+@pytest.mark.parametrize(("name", "value"), [("reads_rewards", False), ("sampling_temperature", None)])
+def test_the_paper_s_ablations_are_settings(stacks: Path, new_run: NewRun, name: str, value: object) -> None:
+    run = new_run(stacks, agent="twm", dynamics={name: value})
+    for stage, settings in ((train_dynamics, TrainDynamics), (train_agent, TrainAgent)):
+        run.updates["tokenizer"] = 1
+        stage(run, settings(updates=2))
+
+    again = reopened(run)
+    train_agent(again, TrainAgent(updates=2))
+
+    assert again.updates["dynamics"] == 6
+    assert getattr(again.config.dynamics, name) == value
+    again.close()
 
 
 def test_an_interrupt_stops_after_an_update_and_the_rest_makes_it_whole(

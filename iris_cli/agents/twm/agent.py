@@ -5,6 +5,7 @@ Before the joint updates each component learns alone, from shuffled passes over 
 and dynamics, and one of the actor-critic in dreams of the dynamics as it then is (sections 4 and 5).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -170,7 +171,8 @@ class Agent(nn.Module):
         config, steps = self.config.dynamics, replay.num_steps
         starts, visits.counts = draw_starts(
             visits.of(steps), steps=steps - 1, length=config.segment_length, batch=batch,
-            temperature=config.sampling_temperature, generator=draws,
+            temperature=math.inf if config.sampling_temperature is None else config.sampling_temperature,
+            generator=draws,
         )  # fmt: skip
         fresh = torch.randperm(steps, generator=draws)[: self.config.actor_critic.batch_size]
         return replace(self._windows(replay, starts, config.segment_length), fresh=replay.frames_at(fresh))

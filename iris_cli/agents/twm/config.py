@@ -86,7 +86,7 @@ class DynamicsConfig:
     latent_weight: float = 1.0  # of the cross-entropy of next latents; 0 is the released program
     reward_weight: float = 10.0  # beta 1
     discount_weight: float = 50.0  # beta 2
-    sampling_temperature: float = 20.0  # tau: steps drawn often before are drawn less; inf: uniformly
+    sampling_temperature: float | None = 20.0  # tau: steps drawn often before are drawn less; None: uniformly
     batch_size: int = 100  # segments per update
     learning_rate: float = 1e-4  # Adam, constant
     adam_epsilon: float = 1e-5
@@ -96,7 +96,8 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         positive("dynamics", self, ("layers", "heads", "head_width", "feedforward", "memory", "segment_length"))
         positive("dynamics", self, ("batch_size", "learning_rate", "adam_epsilon", "clip_norm", "width"))
-        positive("dynamics", self, ("sampling_temperature",))
+        if self.sampling_temperature is not None:
+            positive("dynamics", self, ("sampling_temperature",))
         between("dynamics", self, ("dropout", "gamma", "l2_penalty"), 0, 1)
         between("dynamics", self, ("latent_weight", "reward_weight", "discount_weight"), 0, float("inf"))
         _widths("dynamics", self, ("latent_widths", "reward_widths", "discount_widths"))
