@@ -5,7 +5,7 @@ VENV   ?= .venv
 GAME   ?= Pong
 SEED   ?= 0
 AGENT  ?= iris
-# Each agent has its schedule: atari100k.yaml, atari100k-delta-iris.yaml.
+# Each agent has its schedule: atari100k.yaml, atari100k-delta-iris.yaml, atari100k-twm.yaml.
 PIPELINE ?= atari100k$(if $(filter-out iris,$(AGENT)),-$(AGENT))
 DEVICE ?= auto
 

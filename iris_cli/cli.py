@@ -93,7 +93,7 @@ def set_option(command: F) -> F:
 def updates_option(command: F) -> F:
     """--updates, of the training stages."""
     return click.option(
-        "--updates", type=POSITIVE, help="Optimizer updates.  [default: one per step of the dataset, less on a CPU]"
+        "--updates", type=POSITIVE, help="Optimizer updates.  [default: as published for the dataset, less on a CPU]"
     )(command)
 
 
@@ -104,7 +104,7 @@ def training_options(command: F) -> F:
         click.option(
             "--preset", help="Of a new run: published, small, tiny (delta-iris: crafter).  [default: published]"
         ),
-        click.option("--agent", help="Of a new run: iris or delta-iris.  [default: iris]"),
+        click.option("--agent", help="Of a new run: iris, delta-iris or twm.  [default: iris]"),
         click.option("--run", type=PATH, help="Run directory.  [default: runs/ and the dataset's name]"),
     ):
         command = option(command)
@@ -115,18 +115,22 @@ def training_options(command: F) -> F:
 @click.option("--env", help="Pong, ms_pacman, ALE/Qbert-v5, any Gymnasium id, or module:Class.  [default: the run's]")
 @click.option("--steps", type=POSITIVE, default=10_000, show_default=True, help="Environment steps to add.")
 @click.option("--out", type=PATH, help="Dataset.  [default: data/ and the game's name, or the run's]")
+@click.option("--agent", help="Who shall see the frames: twm sees stacks of grey ones.  [default: iris, or the run's]")
 @click.option("--run", type=PATH, help="Play with this run's policy instead of at random.")
 @click.option("--num-envs", type=POSITIVE, default=1, show_default=True, help="Environments, each in its own process.")
 @click.option("--epsilon", type=float, default=0.01, show_default=True, help="Chance of a random action, with --run.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and random actions; a run has its own.")
 @device_option
-def collect(env: str | None, out: Path | None, run: Path | None, seed: int, device: str, **settings: Any) -> None:
+def collect(
+    env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, **settings: Any
+) -> None:
     """Play real episodes and append them to a dataset.
 
     \b
     Example: iris collect --env Pong
              iris collect --env Pong --run runs/pong --steps 2000
+             iris collect --env Pong --agent twm --out data/pong-twm.zarr
     """
     from iris_cli import console
     from iris_cli.open_run import alone, environment_named, open_for_collecting
@@ -134,9 +138,10 @@ def collect(env: str | None, out: Path | None, run: Path | None, seed: int, devi
 
     wanted = stage.Collect(**settings)
     if run is not None:
-        report = alone(stage.collect_alone, open_for_collecting(run, env=env, dataset=out, device=device), wanted)
+        opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device)
+        report = alone(stage.collect_alone, opened, wanted)
     else:
-        environment = environment_named(env)
+        environment = environment_named(env, agent or "iris")
         path = out or Path("data") / f"{environment.stem}.zarr"
         report = stage.collect_randomly(path, environment, wanted, seed=seed)
     console.show(report)
@@ -201,7 +206,7 @@ def train_dynamics(dataset: Path, updates: int | None, **run: Any) -> None:
 @updates_option
 @training_options
 def train_actor_critic(dataset: Path, updates: int | None, **run: Any) -> None:
-    """Learn policy and values in imagination, from starts in DATASET.
+    """Learn policy and values in imagination, from starts in DATASET (twm: from its real steps, before train-agent).
 
     \b
     Example: iris train-actor-critic data/pong.zarr
@@ -212,6 +217,24 @@ def train_actor_critic(dataset: Path, updates: int | None, **run: Any) -> None:
     from iris_cli.stages.train_actor_critic import train_actor_critic as stage
 
     console.show(alone(stage, open_for_training(dataset, **run), TrainActorCritic(updates=updates)))
+
+
+@cli.command("train-agent")
+@click.argument("dataset", type=PATH)
+@updates_option
+@training_options
+def train_agent(dataset: Path, updates: int | None, **run: Any) -> None:
+    """Train world model and actor-critic together on DATASET, for agents that learn so (twm).
+
+    
+    Example: iris train-agent data/pong-twm.zarr --agent twm
+    """
+    from iris_cli import console
+    from iris_cli.open_run import alone, open_for_training
+    from iris_cli.stages.train_agent import TrainAgent
+    from iris_cli.stages.train_agent import train_agent as stage
+
+    console.show(alone(stage, open_for_training(dataset, create=True, **run), TrainAgent(updates=updates)))
 
 
 @cli.command()

@@ -29,7 +29,7 @@ class Failure(NamedTuple):
         update: number, counted over all training of the component, as in metrics.jsonl.
         metrics: of that update.
         batch: field -> tensor, as it was drawn.
-        weights: of the whole agent, before the update.
+        weights: of the whole agent, before the optimizer step that was not taken.
         state: of the random streams, when the batch had been drawn: `Progress.state()`.
     """
 

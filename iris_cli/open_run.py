@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from iris_cli import console
-from iris_cli.agents import check_trainable, presets_for, section_presets_for
+from iris_cli.agents import presets_for, section_presets_for, view_of
 from iris_cli.card import newest_run
 from iris_cli.config import nearest, parse_assignments, updated
 from iris_cli.device import choose_device
@@ -90,15 +90,19 @@ def open_existing(run: Path | None, *, device: str = "auto", training: bool = Fa
     return Run.open(run, device=choose_device(device), training=training)
 
 
-def open_for_collecting(run: Path, *, env: str | None, dataset: Path | None, device: str) -> Run:
+def open_for_collecting(
+    run: Path, *, env: str | None, agent: str | None = None, dataset: Path | None, device: str
+) -> Run:
     """A run whose policy is to play its own environment.
 
     Raises:
-        RunError: if it learned another one.
+        RunError: if it learned another one, or is of another agent.
     """
     opened = Run.open(run, device=choose_device(device), training=True)
     with closing_on_error(opened):
-        if env is not None and training_spec(env) != opened.environment:
+        if agent not in (None, opened.agent_name):
+            raise RunError(f"the run has agent {opened.agent_name}, not {agent}", where=run, fix="Leave --agent away.")
+        if env is not None and environment_for(opened.agent_name, env) != opened.environment:
             raise RunError(f"the run plays {opened.environment.name}, not {env}", where=run, fix="Leave --env away.")
     opened.dataset_path = dataset or opened.dataset_path
     return opened
@@ -114,15 +118,34 @@ def closing_on_error(run: Run) -> Iterator[None]:
         raise
 
 
-def environment_named(env: str | None) -> EnvSpec:
-    """The training environment that a name means.
+def environment_named(env: str | None, agent: str) -> EnvSpec:
+    """The training environment that a name means, as an agent sees it.
 
     Raises:
-        ConfigError: if there is no name.
+        ConfigError: if there is no name, or no such agent.
     """
     if env is None:
         raise ConfigError("collect needs a game", where="--env", fix="Example: iris collect --env Pong")
-    return training_spec(env)
+    return environment_for(agent, env)
+
+
+def environment_for(agent: str, env: str) -> EnvSpec:
+    """The environment of that name as an agent is trained in it.
+
+    Raises:
+        ConfigError: for an unknown agent.
+        EnvironmentError_: if there is no environment of that name.
+    """
+    return seen_by(agent, training_spec(env))
+
+
+def seen_by(agent: str, environment: EnvSpec) -> EnvSpec:
+    """An environment as an agent is trained in it.
+
+    Raises:
+        ConfigError: for an unknown agent.
+    """
+    return environment.as_grey_stacks() if view_of(agent) == "grey-stack" else environment
 
 
 def alone(stage: Callable[[Run, S], Report], run: Run, settings: S) -> Report:
@@ -144,7 +167,6 @@ def configured(agent: str, preset: str, changes: dict[str, Any]) -> Any:
     Raises:
         ConfigError: for an unknown agent, preset or setting.
     """
-    check_trainable(agent)
     presets = presets_for(agent)
     if "preset" in changes:
         raise ConfigError("a preset of the whole agent is not a single setting", where="--set", fix="Use --preset.")

@@ -23,6 +23,7 @@ from iris_cli.stages.evaluate import evaluate
 from iris_cli.stages.imagine import imagine
 from iris_cli.stages.tokenize import tokenize
 from iris_cli.stages.train_actor_critic import train_actor_critic
+from iris_cli.stages.train_agent import train_agent
 from iris_cli.stages.train_dynamics import train_dynamics
 from iris_cli.stages.train_tokenizer import announce_loss, train_tokenizer
 
@@ -83,18 +84,18 @@ def _execute(plan: Plan, run: Run) -> Report:
         announce_loss(run)
     if run.device.type == "cpu" and run.config.preset == "published":
         console.warn("this is the full-size network on a CPU; --preset small is many times faster")
-    report = Report(stage="run")
+    report, digests = Report(stage="run"), _digests(plan.stages)
     for index in range(position, len(plan.stages)):
-        report = _step(run, plan, index)
+        report = _step(run, plan, index, digests)
     if run.cursor is None or position < len(plan.stages):
         run.save()
     files = {"run": plan.run, **_outcomes(plan)}
     return Report(stage="run", figures={**report.figures, "seconds": time.monotonic() - begun}, files=files)
 
 
-def _step(run: Run, plan: Plan, index: int) -> Report:
+def _step(run: Run, plan: Plan, index: int, digests: list[str]) -> Report:
     planned, started = plan.stages[index], time.monotonic()
-    run.cursor = {"position": index, "done": _digest(plan.stages[:index])}
+    run.cursor = {"position": index, "done": digests[index]}
     run.round = planned.round
     try:
         report = _perform(run, planned)
@@ -106,7 +107,7 @@ def _step(run: Run, plan: Plan, index: int) -> Report:
             ) from None
         raise
     seconds = time.monotonic() - started
-    run.cursor = {"position": index + 1, "done": _digest(plan.stages[: index + 1])}
+    run.cursor = {"position": index + 1, "done": digests[index + 1]}
     run.log(event="stage", stage=planned.stage, phase=planned.phase, seconds=round(seconds, 3), figures=report.figures)
     prefix = f"{planned.label}/{plan.rounds}" if planned.round is not None else planned.label
     console.line(report, prefix=prefix, seconds=seconds)
@@ -129,6 +130,8 @@ def _perform(run: Run, planned: Planned) -> Report:
             return train_dynamics(run, settings)
         case "train-actor-critic":
             return train_actor_critic(run, settings)
+        case "train-agent":
+            return train_agent(run, settings)
         case "evaluate":
             return evaluate(run, settings, name=name)
         case "diagnose":
@@ -186,9 +189,10 @@ def _open(plan: Plan, device: str) -> Run:
 
 def _resume(run: Run, plan: Plan) -> int:
     """The index of the next stage; puts the dataset back to what the checkpoint knows of it."""
-    cursor = run.cursor or {"position": 0, "done": _digest([])}
+    digests = _digests(plan.stages)
+    cursor = run.cursor or {"position": 0, "done": digests[0]}
     position = cursor["position"]
-    if position > len(plan.stages) or cursor["done"] != _digest(plan.stages[:position]):
+    if position > len(plan.stages) or cursor["done"] != digests[position]:
         raise RunError(
             f"the run has done {position:,} stages of a pipeline, and they are not those of {plan.source}",
             where=run.directory, fix="Name another run: --set run=runs/NAME.",
@@ -204,9 +208,16 @@ def _resume(run: Run, plan: Plan) -> int:
     return position
 
 
-def _digest(stages: list[Planned]) -> str:
-    plain = [[p.phase, p.round, p.stage, to_mapping(p.settings)] for p in stages]
-    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
+def _digests(stages: list[Planned]) -> list[str]:
+    """Of the first 0, 1, 2 ... stages as a JSON list, in one pass: there may be ten thousand."""
+    digests, begun = [hashlib.sha256(b"[]").hexdigest()[:16]], hashlib.sha256(b"[")
+    for index, planned in enumerate(stages):
+        plain = json.dumps([planned.phase, planned.round, planned.stage, to_mapping(planned.settings)])
+        begun.update((", " if index else "").encode() + plain.encode())
+        whole = begun.copy()
+        whole.update(b"]")
+        digests.append(whole.hexdigest()[:16])
+    return digests
 
 
 def _differences(settings: Any) -> dict[str, Any]:

@@ -5,16 +5,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from iris_cli.agents import check_trainable, config_for, presets_for, section_presets_for
+from iris_cli.agents import check_joint, config_for, presets_for, section_presets_for
 from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest, parse_assignments, updated
-from iris_cli.envs.spec import EnvSpec, training_spec
+from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import ConfigError
+from iris_cli.open_run import environment_for
 from iris_cli.stages.collect import Collect
 from iris_cli.stages.diagnose import Diagnose
 from iris_cli.stages.evaluate import Evaluate
 from iris_cli.stages.imagine import Imagine
 from iris_cli.stages.tokenize import Tokenize
 from iris_cli.stages.train_actor_critic import TrainActorCritic
+from iris_cli.stages.train_agent import TrainAgent
 from iris_cli.stages.train_dynamics import TrainDynamics
 from iris_cli.stages.train_tokenizer import TrainTokenizer
 
@@ -24,15 +26,12 @@ SETTINGS: dict[str, type] = {
     "tokenize": Tokenize,
     "train-dynamics": TrainDynamics,
     "train-actor-critic": TrainActorCritic,
+    "train-agent": TrainAgent,
     "evaluate": Evaluate,
     "diagnose": Diagnose,
     "imagine": Imagine,
 }
-_COMPONENT_OF = {
-    "train-tokenizer": "tokenizer",
-    "train-dynamics": "dynamics",
-    "train-actor-critic": "actor_critic",
-}
+_TRAINING = ("train-tokenizer", "train-dynamics", "train-actor-critic", "train-agent")
 _KEYS = ("agent", "preset", "game", "seed", "dataset", "run", "settings", "first", "rounds", "round", "then")
 _ROUND_KEYS = ("every", "from", "until")
 
@@ -86,11 +85,12 @@ class Plan:
     stages: list[Planned]
 
     def totals(self) -> dict[str, int]:
-        """Environment steps, and updates of each component, over the whole plan."""
+        """Environment steps, and updates of each component (and jointly, if there are any), over the whole plan."""
         totals = {"environment steps": sum(p.settings.steps for p in self.stages if p.stage == "collect")}
-        for stage, component in _COMPONENT_OF.items():
+        for stage in _TRAINING:
             updates = sum(p.settings.updates or 0 for p in self.stages if p.stage == stage)
-            totals[f"{component.replace('_', '-')} updates"] = updates
+            if updates or stage != "train-agent":
+                totals[f"{stage.removeprefix('train-')} updates"] = updates
         return totals
 
 
@@ -131,13 +131,15 @@ def make_plan(
     def scalar(key: str, kind: type, default: Any) -> Any:
         return convert(top.get(key, default), kind, where=document.where(key), name=key)
 
-    environment = training_spec(scalar("game", str, None))
     agent_name, seed_value = scalar("agent", str, "iris"), scalar("seed", int, 0)
+    environment = environment_for(agent_name, scalar("game", str, None))
     if not 0 <= seed_value < 2**32:
         raise ConfigError(f"seed is {seed_value}, but must lie in 0 to 2^32 - 1", where=document.where("seed"))
     variables = {"game": environment.stem, "agent": agent_name, "seed": seed_value}
     stage_changes = {name: changes.pop(name) for name in list(changes) if name in SETTINGS}
     stages = _stages(document, top, scalar("rounds", int, 1 if "round" in top else 0), stage_changes)
+    if any(planned.stage == "train-agent" for planned in stages):
+        check_joint(agent_name)
     sections = [field.name for field in fields(config_for(agent_name))]
     for name in changes:
         if name not in sections:
@@ -223,7 +225,7 @@ def _entry(
     stage: Any = from_mapping(
         SETTINGS[name], settings, where=lambda *k: "--set" if k and k[0] in overrides else where(*k), called=name
     )
-    if name in _COMPONENT_OF and (stage.updates is None or stage.updates < 1):
+    if name in _TRAINING and (stage.updates is None or stage.updates < 1):
         raise ConfigError(f"{name} needs updates, such as {{updates: 200}}", where=where("updates"))
 
     def due(number: int) -> bool:
@@ -233,7 +235,6 @@ def _entry(
 
 
 def _agent_config(document: Document, agent: str, preset: str, settings: Any, changes: dict[str, Any]) -> Any:
-    check_trainable(agent)
     presets = presets_for(agent)
     if preset not in presets:
         raise ConfigError(f"unknown preset '{preset}'", where=document.where("preset"), fix=nearest(preset, presets))

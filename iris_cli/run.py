@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from iris_cli.agents import build, check_trainable, config_for, section_presets_for
+from iris_cli.agents import build, config_for, section_presets_for, view_of
 from iris_cli.card import FORMAT, read_card
 from iris_cli.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint, write_atomically, write_checkpoint
 from iris_cli.config import dump_yaml, to_mapping, updated
@@ -120,10 +120,16 @@ class Run:
             beside: more files of tensors for the directory, name.safetensors -> tensors.
 
         Raises:
+            ConfigError: for a seed that is none, or an environment that the agent cannot see.
             RunError: if the directory already holds a run, or another process is making one there.
         """
         if not 0 <= seed < 2**32:
             raise ConfigError(f"seed is {seed}, but must lie in 0 to 2^32 - 1", where="seed")
+        if environment.view != view_of(agent):
+            raise ConfigError(
+                f"{agent} sees {view_of(agent)} frames, but these are {environment.view}", where=dataset,
+                fix=f"Collect others: iris collect --env {environment.name} --agent {agent} --out data/NAME.zarr",
+            )  # fmt: skip
         if (directory / "run.yaml").exists():
             raise RunError("there is a run already", where=directory, fix="Name another with --run.")
         config = _with_found_files(config, directory, beside or {})
@@ -186,7 +192,6 @@ class Run:
             if training:
                 lock.callback(os.close, _lock(directory))
                 card = read_card(directory)  # as it is now that nobody else writes
-                check_trainable(card["agent"])
             try:
                 published = config_for(card["agent"])
                 config = updated(published, card["config"], where=lambda *keys: str(directory / "run.yaml"), presets={})
@@ -221,7 +226,8 @@ class Run:
             self.checkpoint_number = state["number"]
             self._invocations, self._saved_progress = state["invocations"], state["progress"]
             self._metrics_bytes = state["metrics_bytes"]
-            self._visits = {name: Visits(counts) for name, counts in state.get("visits", {}).items()}
+            passes = state.get("passes", {})
+            self._visits = {name: Visits(counts, passes.get(name)) for name, counts in state.get("visits", {}).items()}
             self._optimizer_states = checkpoint.optimizers
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -248,6 +254,7 @@ class Run:
             "cursor": self.cursor,
             "collected": self.collected,
             "visits": {name: visits.counts.tolist() for name, visits in self._visits.items()},
+            "passes": {name: visits.left.tolist() for name, visits in self._visits.items()},
             "metrics_bytes": self._metrics_bytes or 0,
             "time": time.time(),
         }
@@ -399,7 +406,7 @@ class Run:
         return self._optimizers[component]
 
     def visits(self, component: str) -> Visits:
-        """How often a component drew each episode of the dataset."""
+        """How often a component drew each episode or step of the dataset, and what is left of its pass."""
         return self._visits.setdefault(component, Visits([]))
 
     def fingerprint(self) -> str:

@@ -89,6 +89,35 @@ def test_variants_run_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     execute(make_plan(Path("p.yaml")), device="cuda")
 
 
+JOINT = """
+agent: twm
+preset: tiny
+game: Pong
+dataset: data/j.zarr
+run: runs/j
+first:
+  - collect: {steps: 60, epsilon: 1.0}
+  - train-tokenizer: {updates: 3}
+  - train-dynamics: {updates: 3}
+  - train-actor-critic: {updates: 3}
+rounds: 1
+round:
+  - collect: {steps: 19}
+  - train-agent: {updates: 3}
+"""
+
+
+def test_joint_training_begun_on_the_gpu_goes_on_on_the_cpu_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for device, rounds in (("cuda", 1), ("cpu", 2), ("cuda", 3)):
+        Path("j.yaml").write_text(JOINT.replace("rounds: 1", f"rounds: {rounds}"))
+        execute(make_plan(Path("j.yaml")), device=device)
+        with closing(Run.open(Path("runs/j"), device=torch.device(device))) as run:
+            assert run.updates["actor_critic"] == 3 + 3 * rounds
+
+
 @torch.no_grad()
 def test_the_gpu_computes_what_the_cpu_computes(done: Path) -> None:
     frames = torch.randint(256, (70, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -143,6 +143,8 @@ def test_a_library_is_known_in_one_place(library: str) -> None:
 def test_nn_knows_torch_and_no_other_computing() -> None:
     standard = {
         "collections",
+        "contextlib",
+        "copy",
         "itertools",
         "math",
         "pathlib",

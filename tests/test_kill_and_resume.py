@@ -173,7 +173,10 @@ def outcome(root: Path) -> dict[str, Any]:
     return {
         "weights": plain(load_file(checkpoint / "weights.safetensors")),
         "optimizers": plain(torch.load(checkpoint / "optimizers.pt", weights_only=True)),
-        **{name: state[name] for name in ("updates", "invocations", "progress", "cursor", "collected", "visits")},
+        **{
+            name: state[name]
+            for name in ("updates", "invocations", "progress", "cursor", "collected", "visits", "passes")
+        },
         **{name: dataset.read(name).tobytes() for name in fields},
         "episode ends": dataset.episode_ends.tolist(),
         "episode ids": dataset.episode_ids.tolist(),
@@ -183,7 +186,7 @@ def outcome(root: Path) -> dict[str, Any]:
         "achievements of reports": {name: report.get("achievements") for name, report in reports.items()},
         "world models": {name: report["world_model"] for name, report in reports.items()},
         "fingerprints": {name: report["fingerprint"] for name, report in reports.items()},
-        "picture": {path.name: path.read_bytes() for path in (run / "media").iterdir()},
+        "picture": {path.name: path.read_bytes() for path in (run / "media").glob("*")},
         "metrics": [(line["stage"], line["round"], line.get("update")) for line in lines],
     }
 
@@ -357,4 +360,55 @@ def test_a_training_command_that_was_killed_goes_on_and_ends_the_same(
 
     assert process.returncode == -signal.SIGKILL
     assert re.search(rf"{stage}: going on after update \d+ of {updates}", output)
+    assert_equal(outcome(root), outcome(whole))
+
+
+JOINT = """
+agent: twm
+preset: tiny
+game: Pong
+dataset: data/pong.zarr
+run: runs/pong
+first:
+  - collect: {steps: 150, epsilon: 1.0}
+  - train-tokenizer: {updates: 80}
+  - train-dynamics: {updates: 80}
+  - train-actor-critic: {updates: 150}
+rounds: 2
+round:
+  - collect: {steps: 19, epsilon: 0.0}
+  - train-agent: {updates: 25}
+then:
+  - evaluate: {episodes: 1, max_steps: 20, temperature: 1.0}
+"""
+
+
+def stage_under_way(root: Path) -> str | None:
+    """The stage that the latest checkpoint was written in the middle of."""
+    checkpoints = root / "runs" / "pong" / "checkpoints"
+    try:
+        state = json.loads((checkpoints / (checkpoints / "latest").read_text().strip() / "state.json").read_text())
+    except OSError:  # not there yet, or replaced just now
+        return None
+    return state["progress"] and state["progress"]["stage"]
+
+
+def test_joint_training_that_was_killed_in_every_stage_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    whole, root = tmp_path / "whole", tmp_path / "root"
+    for place in (whole, root):
+        place.mkdir()
+        (place / "joint.yaml").write_text(JOINT)
+    finish(whole, "run", "joint.yaml", save_seconds=1000)
+    output = ""
+
+    for stage in ("train-tokenizer", "train-dynamics", "train-actor-critic", "train-agent"):
+        process = start(root, "run", "joint.yaml", save_seconds=0.02)
+        while stage_under_way(root) != stage:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        process.kill()
+        output += process.communicate()[0]
+    output += finish(root, "run", "joint.yaml")
+
+    assert re.search(r"train-agent: going on after update \d+ of 25", output)
     assert_equal(outcome(root), outcome(whole))

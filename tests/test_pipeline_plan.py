@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from iris_cli.agents.twm.schedule import steps_per_update
 from iris_cli.errors import ConfigError
 from iris_cli.plan import Plan, make_plan
 from iris_cli.stages.collect import Collect
@@ -127,6 +128,33 @@ def test_crafter_of_delta_iris_is_the_published_schedule(repository: Path) -> No
     assert set(protocol) == {(64, 32, 1.0)}
     first = [(stage.stage, stage.settings.updates) for stage in planned.stages if stage.round == 1]
     assert first == [("train-tokenizer", 5000), ("train-dynamics", 2500), ("train-actor-critic", 500)]
+
+
+def test_atari_100k_of_twm_is_the_published_schedule(repository: Path) -> None:
+    planned = make_plan(repository / "pipelines" / "atari100k-twm.yaml", game="Qbert")
+
+    assert planned.totals() == {
+        "environment steps": 100_000,
+        "tokenizer updates": 24_000,
+        "dynamics updates": 12_038,
+        "actor-critic updates": 7_022,
+        "agent updates": 125_000,
+    }
+    assert (planned.agent, planned.config.preset, planned.environment.view) == ("twm", "published", "grey-stack")
+    of_a_round = {stage.stage: stage.settings for stage in planned.stages if stage.round == 1}
+    assert of_a_round["collect"].steps / of_a_round["train-agent"].updates == steps_per_update(planned.config) == 0.76
+    assert (planned.stages[0].settings.epsilon, of_a_round["collect"].epsilon) == (1.0, 0.0)
+    evaluations = [stage.settings for stage in planned.stages if stage.stage == "evaluate"]
+    assert [settings.episodes for settings in evaluations] == [10] * 19 + [100]
+    assert {settings.temperature for settings in evaluations} == {1.0}
+
+
+def test_make_atari100k_plans_each_agent_s_schedule(repository: Path) -> None:
+    make = ("make", "-n", "-o", ".venv/installed", "atari100k", "AGENT=twm", "GAME=Qbert")
+
+    said = subprocess.run(make, cwd=repository, check=True, capture_output=True, text=True).stdout
+
+    assert "iris run pipelines/atari100k-twm.yaml --agent twm --game Qbert --seed 0" in said
 
 
 def test_the_demo_is_small_and_ends_with_a_video(repository: Path) -> None:

@@ -12,7 +12,7 @@ from iris_cli.agents.twm import config as twm_config
 from iris_cli.errors import CheckpointError, ConfigError
 
 AGENTS = ("iris", "delta-iris", "twm")
-TRAINABLE = ("iris", "delta-iris")  # those that the stages know how to train, collect for and watch
+JOINT = ("twm",)  # those whose components learn together, in train-agent
 
 
 def build(agent: str, config: Any, num_actions: int) -> Any:
@@ -103,16 +103,26 @@ def presets_for(agent: str) -> dict[str, Any]:
     return _settings(agent).PRESETS
 
 
-def check_trainable(agent: str) -> None:
-    """Go on only with an agent that the stages know.
+def view_of(agent: str) -> str:
+    """What an agent sees of its environment: rgb or grey-stack.
 
     Raises:
-        ConfigError: for one that they cannot train yet.
+        ConfigError: for an unknown agent.
     """
-    if agent in AGENTS and agent not in TRAINABLE:
+    return getattr(_settings(agent), "VIEW", "rgb")
+
+
+def check_joint(agent: str) -> None:
+    """Go on only with an agent whose components learn together.
+
+    Raises:
+        ConfigError: for another one.
+    """
+    if agent in AGENTS and agent not in JOINT:
         raise ConfigError(
-            f"no stage can train '{agent}' yet", where="agent", fix="An imported one can be evaluated and exported."
-        )
+            f"the components of '{agent}' are trained one by one, not by train-agent", where="agent",
+            fix="Use train-tokenizer, train-dynamics and train-actor-critic.",
+        )  # fmt: skip
 
 
 def section_presets_for(agent: str) -> dict[str, dict[str, Any]]:

@@ -27,7 +27,7 @@ class Learner(NamedTuple):
 
     Attributes:
         parameters: those that the gradient's norm is taken over, and clipped.
-        optimizer: of these.
+        optimizer: of these, and maybe of other learners'; it takes one step for all of them.
         clip_norm: largest global L2 norm of their gradient.
         metric: what that norm is called.
     """
@@ -36,6 +36,19 @@ class Learner(NamedTuple):
     optimizer: torch.optim.Optimizer
     clip_norm: float
     metric: str = "gradient_norm"
+
+
+def learners_of(
+    module: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float, metric: str = "gradient_norm"
+) -> list[Learner]:
+    """What learns of a module: all its parameters together, or each group of the optimizer that has a name by itself.
+
+    The norm of a named group is called gradient_norm_NAME.
+    """
+    named = [group for group in optimizer.param_groups if "name" in group]
+    if not named:
+        return [Learner(list(module.parameters()), optimizer, clip_norm, metric)]
+    return [Learner(group["params"], optimizer, clip_norm, f"gradient_norm_{group['name']}") for group in named]
 
 
 class Means:
@@ -76,6 +89,8 @@ def fit(
 ) -> int:
     """Minimise a loss, one batch per update, in one optimizer step or several.
 
+    A learner that the losses of a step do not reach, sits that step out.
+
     Args:
         draw: draws the batch of an update.
         losses: yields the optimizer steps on a batch, mostly one, each as the losses of its shares; every share is
@@ -100,8 +115,8 @@ def fit(
         for parts in losses(batch):
             metrics = _differentiate(parts, learners)
             finite = watch.look(done + 1, batch, metrics)
-            for learner in learners:
-                _take_step(learner.optimizer, finite)
+            for optimizer in dict.fromkeys(learner.optimizer for learner in learners if _is_reached(learner)):
+                _take_step(optimizer, finite)
             means.add(metrics)
         after_update()
         done += 1
@@ -124,9 +139,13 @@ def _differentiate(parts: Iterable[Part], learners: Sequence[Learner]) -> dict[s
         for name, value in {"total_loss": part.losses.total, **part.losses.parts}.items():
             value = value.detach() * part.share
             metrics[name] = metrics[name] + value if name in metrics else value
-    for learner in learners:
+    for learner in filter(_is_reached, learners):
         metrics[learner.metric] = nn.utils.clip_grad_norm_(learner.parameters, learner.clip_norm)
     return metrics
+
+
+def _is_reached(learner: Learner) -> bool:
+    return any(parameter.grad is not None for parameter in learner.parameters)
 
 
 def _take_step(optimizer: torch.optim.Optimizer, finite: Tensor | None) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class OptimizerConfig(Protocol):
@@ -40,15 +40,3 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         {"params": [p for p in module.parameters() if id(p) not in linear], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)
-
-
-def step_groups(optimizer: torch.optim.Optimizer, clip_norm: float) -> list[Tensor]:
-    """Clip the gradient of each parameter group by itself, take a step, and drop the gradients.
-
-    Returns:
-        The norms () of the groups' gradients before clipping, on the device.
-    """
-    norms = [nn.utils.clip_grad_norm_(group["params"], clip_norm) for group in optimizer.param_groups]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norms

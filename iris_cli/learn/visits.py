@@ -1,8 +1,10 @@
-"""How often each episode was drawn, and the chances that follow: what was drawn less comes sooner.
+"""What the draws of a component remember: how often each episode or step was drawn, and what is left of a pass.
 
-Source: fact sheet of Δ-IRIS, section 8. Length plays no role; a new episode starts at 0. The draws of a pipeline's
-first round are not counted.
+Sources: fact sheets of Δ-IRIS, section 8 (episodes; length plays no role), and of TWM, sections 3 and 6 (steps).
+What is new starts at 0. The draws of Δ-IRIS in a pipeline's first round are not counted.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,26 +17,46 @@ def priorities(counts: Tensor, alpha: float) -> Tensor:
 
 
 class Visits:
-    """Counts of one component's draws, on the CPU.
+    """Of one component, on the CPU. Plain values of both attributes lie in the run's checkpoint.
 
     Attributes:
-        counts: (episodes,) int64.
+        counts: (episodes,) or (steps,) int64.
+        left: (n,) int64, the steps that are still to come in a pass that draws each once.
     """
 
-    def __init__(self, counts: list[int]) -> None:
+    def __init__(self, counts: list[int], left: list[int] | None = None) -> None:
         self.counts = torch.tensor(counts, dtype=torch.int64)
+        self.left = torch.tensor(left or [], dtype=torch.int64)
+
+    def of(self, number: int) -> Tensor:
+        """The counts of that many episodes or steps, which is how many there are now."""
+        missing = number - len(self.counts)
+        self.counts = torch.cat([self.counts[:number], self.counts.new_zeros(max(0, missing))])
+        return self.counts
 
     def copy(self) -> "Visits":
-        """Counts of their own, which start from these."""
-        return Visits(self.counts.tolist())
+        """One of its own, which starts from this."""
+        return Visits(self.counts.tolist(), self.left.tolist())
 
     def chances(self, episodes: int, alpha: float) -> Tensor:
-        """Of that many episodes; those that are new count from 0."""
-        missing = episodes - len(self.counts)
-        self.counts = torch.cat([self.counts[:episodes], self.counts.new_zeros(max(0, missing))])
-        return priorities(self.counts, alpha)
+        """Of that many episodes."""
+        return priorities(self.of(episodes), alpha)
 
     def note(self, episodes: Tensor | None) -> None:
         """Count draws (B,) of episodes, as `Segments.episodes` tells them; those drawn twice count twice."""
         assert episodes is not None
         self.counts.index_add_(0, episodes, torch.ones_like(episodes))
+
+    def next_of_pass(self, count: int, steps: int, new_pass: Callable[[], Tensor]) -> Tensor:
+        """The next (up to `count`,) of a pass; the last batch of a pass may be smaller.
+
+        Args:
+            count: of a batch.
+            steps: how many there are; what a rewind took away is left out.
+            new_pass: (n,) int64, all that a pass draws, in its order.
+        """
+        self.left = self.left[self.left < steps]
+        if not len(self.left):
+            self.left = new_pass()
+        drawn, self.left = self.left[:count], self.left[count:]
+        return drawn

@@ -101,7 +101,7 @@ class Watch:
         if not all(map(math.isfinite, metrics.values())):
             raise NotFinite(step.update, step.batch, metrics)
         for name, usual in list(self._usual.items()):
-            grown = usual.exceeded_by(abs(metrics.get(name, 0.0)))
+            grown = usual.exceeded_by(abs(metrics[name])) if name in metrics else None
             if grown is not None:
                 del self._usual[name]
                 self._on_growth(Growth(step.update, name, *grown))

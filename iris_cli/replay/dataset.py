@@ -32,11 +32,11 @@ from iris_cli.replay.attributes import (
 from iris_cli.replay.episodes import Episodes
 from iris_cli.replay.fields import (
     EPISODE_FIELDS,
-    STEP_FIELDS,
     Field,
-    achievements_field,
     check_steps,
     check_tokens,
+    frame_shape,
+    step_fields,
     tokens_field,
 )
 from iris_cli.replay.lock import take_lock
@@ -86,7 +86,8 @@ class Dataset:
                 raise FileExistsError("something is there already")
             path.parent.mkdir(parents=True, exist_ok=True)
             group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
-            for name, field in {**_step_fields(content), **EPISODE_FIELDS}.items():
+            fields = step_fields(frame_shape(environment), len(achievements))
+            for name, field in {**fields, **EPISODE_FIELDS}.items():
                 _create_array(group, name, field)
             dataset = cls(path, content, _lock(unfinished))
             unfinished.rename(path)
@@ -184,6 +185,11 @@ class Dataset:
         return copy.deepcopy(self._attributes["environment"])
 
     @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Of an observation: (64, 64, 3) RGB, or (64, 64, 4) grey frames, the newest last."""
+        return frame_shape(self._attributes["environment"])
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """A copy of all attributes, as committed."""
         return copy.deepcopy(self._attributes)
@@ -275,7 +281,7 @@ class Dataset:
         """Add n steps in one commit: after a kill at any instant either all of them are there, or none.
 
         Args:
-            observations: (n, 64, 64, 3) uint8, the frame each action was chosen on.
+            observations: (n, *frame_shape) uint8, the frame each action was chosen on.
             actions: (n,) integers in [0, num_actions).
             rewards: (n,) raw.
             terminations: (n,) bool, only the last step of a piece may have one.
@@ -394,7 +400,7 @@ class Dataset:
 
     @property
     def _step_fields(self) -> dict[str, Field]:
-        return _step_fields(self._attributes)
+        return step_fields(self.frame_shape, len(self.achievements))
 
     def _check(self) -> None:
         """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""
@@ -479,12 +485,6 @@ class Dataset:
         return DatasetError(
             f"the dataset is damaged: {name} {how}", where=self.path, fix="Restore it from a copy, or collect it anew."
         )
-
-
-def _step_fields(attributes: dict[str, Any]) -> dict[str, Field]:
-    """The arrays with an item for each step; those of achievements where the game has such."""
-    count = len(attributes.get("achievements", []))
-    return {**STEP_FIELDS, "achievements": achievements_field(count)} if count else STEP_FIELDS
 
 
 def _lock(path: Path) -> int:

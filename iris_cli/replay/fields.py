@@ -1,12 +1,14 @@
 """What a dataset keeps of each step, and whether given values are that. Knows no files."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from iris_cli.errors import ShapeError
 
 FRAME_SHAPE = (64, 64, 3)
+STACK_SHAPE = (64, 64, 4)  # of environments whose view is grey-stack; whole stacks, so that no reset has to be guessed
 
 
 class Field(NamedTuple):
@@ -17,8 +19,7 @@ class Field(NamedTuple):
     chunk: int  # items; small chunks for frames, as an append rewrites the partly filled one
 
 
-STEP_FIELDS = {
-    "observations": Field("uint8", FRAME_SHAPE, 64),
+_OTHER_FIELDS = {
     "actions": Field("int64", (), 16384),
     "rewards": Field("float32", (), 16384),
     "terminations": Field("bool", (), 16384),
@@ -27,9 +28,18 @@ STEP_FIELDS = {
 EPISODE_FIELDS = {"episode_ends": Field("int64", (), 16384), "episode_ids": Field("int64", (), 16384)}
 
 
-def achievements_field(count: int) -> Field:
-    """That of what each step's episode had unlocked by then, in a game with so many achievements."""
-    return Field("bool", (count,), 16384)
+def frame_shape(environment: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Of the observations of an environment, given all that is said about it."""
+    return STACK_SHAPE if environment.get("view") == "grey-stack" else FRAME_SHAPE
+
+
+def step_fields(shape: tuple[int, int, int], achievements: int = 0) -> dict[str, Field]:
+    """What is kept of each step whose frame has this shape, in a game with so many achievements.
+
+    Of those, which ones the step's episode had unlocked by then.
+    """
+    fields = {"observations": Field("uint8", shape, 64), **_OTHER_FIELDS}
+    return {**fields, "achievements": Field("bool", (achievements,), 16384)} if achievements else fields
 
 
 def tokens_field(tokens_per_frame: int) -> Field:
@@ -37,8 +47,10 @@ def tokens_field(tokens_per_frame: int) -> Field:
     return Field("uint16", (tokens_per_frame,), 4096)
 
 
-def check_steps(values: dict[str, np.ndarray], fields: dict[str, Field], lengths: list[int], num_actions: int) -> None:
-    """Refuse what is not the step fields of consecutive pieces of episodes.
+def check_steps(
+    values: dict[str, np.ndarray], fields: Mapping[str, Field], lengths: list[int], num_actions: int
+) -> None:
+    """Refuse what is not these step fields of consecutive pieces of episodes.
 
     Raises:
         ShapeError: naming what does not fit.

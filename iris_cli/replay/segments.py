@@ -15,6 +15,7 @@ from torch import Tensor
 from iris_cli.errors import DatasetError, ShapeError
 from iris_cli.replay.dataset import Dataset
 from iris_cli.replay.fields import FRAME_SHAPE
+from iris_cli.replay.windows import Windows, gather_windows, take_rows
 
 _SLAB = 2048  # steps read at once; bounds the memory of the host, and small reads are the fastest
 _GROWTH = 1.5
@@ -58,6 +59,8 @@ class Replay:
         self._actions = torch.zeros(1, dtype=torch.int64, device=device)
         self._rewards = torch.zeros(1, dtype=torch.float32, device=device)
         self._ends = torch.zeros(1, dtype=torch.bool, device=device)
+        self._terminations = torch.zeros(1, dtype=torch.bool, device=device)
+        self._cuts = torch.zeros(1, dtype=torch.bool, device=device)  # whether the next row is of another piece
         self._tokens: Tensor | None = None
 
     @property
@@ -83,6 +86,8 @@ class Replay:
         if known and known == dataset.num_steps:
             return
         self.num_steps, self._source, self._tokens = 0, None, None
+        if self._frames.shape[1:] != dataset.frame_shape:
+            self._frames = self._frames.new_zeros(1, *dataset.frame_shape)
         self._reserve(dataset.num_steps, kept=known)
         for start in range(known, dataset.num_steps, _SLAB):
             stop = min(start + _SLAB, dataset.num_steps)
@@ -93,7 +98,10 @@ class Replay:
         self._actions[rows] = torch.from_numpy(fields["actions"]).to(self.device)
         self._rewards[rows] = torch.from_numpy(fields["rewards"]).to(self.device)
         self._ends[rows] = torch.from_numpy(fields["terminations"] | fields["truncations"]).to(self.device)
+        self._terminations[rows] = torch.from_numpy(fields["terminations"]).to(self.device)
         ends = torch.from_numpy(dataset.episode_ends)
+        self._cuts[rows] = False
+        self._cuts[ends[:-1].to(self.device)] = True
         self._lengths = torch.diff(ends, prepend=torch.zeros(1, dtype=torch.int64))
         self._starts = ends - self._lengths
         self.num_steps, self._source = dataset.num_steps, source
@@ -112,7 +120,7 @@ class Replay:
     def frames_at(self, steps: slice | Tensor) -> Tensor:
         """(n, 3, 64, 64) uint8 frames of these steps, a channels-last view."""
         present = self._frames[1 : self.num_steps + 1]
-        frames = present[steps] if isinstance(steps, slice) else _rows(present, steps.to(self.device))
+        frames = present[steps] if isinstance(steps, slice) else take_rows(present, steps.to(self.device))
         return frames.permute(0, 3, 1, 2)
 
     def from_start(
@@ -185,6 +193,21 @@ class Replay:
         episodes, offsets = self._draw(batch, generator)
         return self.frames_at(self._starts[episodes] + offsets)
 
+    def windows(self, starts: Tensor, length: int) -> Windows:
+        """Stretches of `length` steps that cross the ends of pieces, from `starts` (B,) on the CPU; raw rewards.
+
+        A piece that was left unfinished counts as truncated. The step after a window's last has to be there, as its
+        frame is the observation after it.
+        """
+        steps = slice(1, self.num_steps + 1)
+        windows = gather_windows(
+            starts.to(self.device), length, stacks=self._frames[steps], actions=self._actions[steps],
+            rewards=self._rewards[steps], terminations=self._terminations[steps],
+            truncations=self._cuts[steps] & ~self._terminations[steps],
+        )  # fmt: skip
+        assert windows.stacks is not None
+        return replace(windows, stacks=windows.stacks.permute(0, 1, 4, 2, 3))  # (B, T + 2, 4, 64, 64)
+
     def _draw(self, batch: int, generator: torch.Generator, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B,) episodes and (B,) steps counted from their first, on the CPU."""
         if not self.num_steps:
@@ -203,12 +226,12 @@ class Replay:
         mask = (positions >= 0) & (positions < self._lengths[episodes, None])
         rows = torch.where(mask, self._starts[episodes, None] + positions + 1, 0).to(self.device)
         return Segments(
-            frames=_rows(self._frames, rows).permute(0, 1, 4, 2, 3) if frames else None,  # (B, T, 3, 64, 64)
+            frames=take_rows(self._frames, rows).permute(0, 1, 4, 2, 3) if frames else None,  # (B, T, 3, 64, 64)
             actions=self._actions[rows],
             rewards=self._rewards[rows],
             ends=self._ends[rows],
             mask=mask.to(self.device),
-            tokens=_rows(self._tokens, rows) if tokens and self._tokens is not None else None,
+            tokens=take_rows(self._tokens, rows) if tokens and self._tokens is not None else None,
             episodes=episodes,
         )
 
@@ -217,13 +240,8 @@ class Replay:
         if steps < len(self._frames):
             return
         rows = 1 + (int(steps * _GROWTH) if kept else steps)
-        for name in ("_frames", "_actions", "_rewards", "_ends"):
+        for name in ("_frames", "_actions", "_rewards", "_ends", "_terminations", "_cuts"):
             old = getattr(self, name)
             new = old.new_empty(rows, *old.shape[1:])
             new[: kept + 1] = old[: kept + 1]
             setattr(self, name, new)
-
-
-def _rows(values: Tensor, rows: Tensor) -> Tensor:
-    """`values[rows]`, as index_select: six times faster on a CPU when the rows are frames."""
-    return values.index_select(0, rows.flatten()).unflatten(0, rows.shape)

@@ -21,6 +21,7 @@ class Windows:
         rewards: (B, T+1) float32, as learned.
         terminations: (B, T+1) bool
         truncations: (B, T+1) bool
+        fresh: (P, 4, 64, 64) uint8 observations drawn from all, with which other episodes may begin, or None.
     """
 
     stacks: Tensor | None
@@ -28,6 +29,7 @@ class Windows:
     rewards: Tensor
     terminations: Tensor
     truncations: Tensor
+    fresh: Tensor | None = None
 
     @property
     def ends(self) -> Tensor:
@@ -95,19 +97,24 @@ def gather_windows(
     Args:
         starts: (B,) int64, the first of T steps.
         length: T.
-        stacks: (N+1, ...), one more than the steps: the observation after the last; or None.
+        stacks: (N+1, ...), one more than the steps if windows reach the last: the observation after it; or None.
         actions, rewards, terminations, truncations: (N,) of all steps.
     """
     rows = (starts[:, None] + torch.arange(-1, length + 1, device=starts.device)).clamp(min=0)  # (B, T+2)
     steps, nothing_before = rows[:, :-1], torch.zeros_like(rows[:, :-1], dtype=torch.bool)
     nothing_before[:, 0] = starts == 0
     return Windows(
-        stacks=None if stacks is None else stacks[rows],
+        stacks=None if stacks is None else take_rows(stacks, rows),
         actions=actions[steps].masked_fill(nothing_before, 0),
         rewards=rewards[steps].masked_fill(nothing_before, 0.0),
         terminations=terminations[steps],
         truncations=truncations[steps],
     )
+
+
+def take_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """`values[rows]`, as index_select: six times faster on a CPU when the rows are frames."""
+    return values.index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
 def adjoining_pairs(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from iris_cli.device import choose_device
 from iris_cli.envs.spec import training_spec
 from iris_cli.errors import CheckpointError
 from iris_cli.nn.lpips import load_lpips
-from iris_cli.open_run import actions_of
+from iris_cli.open_run import actions_of, seen_by
 from iris_cli.report import Report
 from iris_cli.run import Run
 
@@ -43,9 +43,7 @@ def import_checkpoint(
     """
     environment, changes = training_spec(env), parse_assignments(assignments)
     name, content = read_published(source)
-    published = published_format(name)
-    if name == "twm":
-        environment = environment.as_grey_stacks()
+    environment, published = seen_by(name, environment), published_format(name)
     dynamics = changes.get("dynamics")
     heads = dynamics.get("heads") if isinstance(dynamics, dict) else None
     heads = None if heads is None else convert(heads, int, where="--set", name="dynamics.heads")

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from iris_cli import console, interrupts
-from iris_cli.agents import check_trainable
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, Interrupted, RunError
 from iris_cli.learn.acting import Actor
@@ -61,9 +60,14 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
         path: where to write; None is `settings.render`.
 
     Raises:
+        ConfigError: if the agent's dreams cannot be shown yet, or a setting does not fit it.
         RunError: if the tokenizer was never trained, or stored episodes are wanted and too short.
     """
-    check_trainable(run.agent_name)
+    if not hasattr(run.agent, "reconstruct"):
+        raise ConfigError(
+            f"the dreams of {run.agent_name} cannot be shown yet", where=run.directory,
+            fix="Leave imagine out; evaluate and export-checkpoint work.",
+        )  # fmt: skip
     needs_training(run, "tokenizer")
     if settings.context > run.config.dynamics.max_blocks:
         raise ConfigError(

@@ -23,7 +23,7 @@ def tokenize(run: Run, settings: Tokenize) -> Report:
     needs_training(run, "tokenizer")
     if not run.agent.frames_have_tokens:
         raise ConfigError(
-            f"{run.agent_name} has no tokens of frames to store: it encodes transitions while it learns",
+            f"{run.agent_name} has no tokens of frames to store: it encodes while it learns",
             where=run.directory, fix=f"Go on with: {run.command('train-dynamics')}",
         )  # fmt: skip
     replay = needs_steps(run.replay(), run)

@@ -1,4 +1,7 @@
-"""`iris train-actor-critic`: learn policy and values in imagination only, from real steps as the agent draws them."""
+"""`iris train-actor-critic`: learn policy and values from real steps as the agent draws them, in imagination only.
+
+TWM's learn from the real steps themselves, before its joint training; in imagination they learn in `train-agent`.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +33,7 @@ def train_actor_critic(run: Run, settings: TrainActorCritic) -> Report:
 
     lesson = Lesson(
         "train-actor-critic", "actor_critic", draw, losses, starts, probe_size=max(1, starts // 4),
-        also=None if run.agent.exploration is None else "exploration",
+        also=() if run.agent.exploration is None else ("exploration",),
     )  # fmt: skip
     return train(run, lesson, settings.updates)
 

@@ -38,7 +38,8 @@ def train_tokenizer(run: Run, settings: TrainTokenizer) -> Report:
     lesson = Lesson(
         "train-tokenizer", "tokenizer", draw, partial(losses, perceptual=perceptual), config.batch_size, probe_size=16
     )
-    report = train(run, lesson, settings.updates, after_update=run.agent.tokenizer.update_codebook)
+    after_update = getattr(run.agent.tokenizer, "update_codebook", lambda: None)  # not every agent has one
+    report = train(run, lesson, settings.updates, after_update=after_update)
     report.figures["loss"] = run.tokenizer_loss or "-"
     return report
 

@@ -1,4 +1,4 @@
-"""What the three training stages share: how many updates, the loop, the progress bar, checkpoints and the report."""
+"""What the training stages share: how many updates, the loop, the progress bar, checkpoints and the report."""
 
 import copy
 import time
@@ -14,20 +14,20 @@ from iris_cli import console, interrupts
 from iris_cli.device import fast_matmul
 from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError, TrainingError
 from iris_cli.failures import Failure, write_failure
-from iris_cli.learn.fit import Learner, Steps, fit
+from iris_cli.learn.fit import Learner, Steps, fit, learners_of
 from iris_cli.learn.visits import Visits
 from iris_cli.learn.watch import Growth, NotFinite, Watch
 from iris_cli.nn.precision import compute_dtype
 from iris_cli.progress import Progress
 from iris_cli.replay.segments import Replay, Segments
+from iris_cli.replay.windows import Windows
 from iris_cli.report import Report
 from iris_cli.run import Run
 
-UPDATES_PER_STEP = 1.0  # the published schedule: 200 updates of each component for 200 collected steps
 CPU_SECONDS = 300.0  # of work that a training command without --updates takes upon itself on a CPU
 REPORT_EVERY = 50  # updates between two lines of metrics.jsonl
 
-Batch = Segments | Tensor  # segments, or frames (B, 3, 64, 64) uint8
+Batch = Segments | Windows | Tensor  # segments, windows, or frames (B, 3 or 4, 64, 64) uint8
 
 
 class Lesson(NamedTuple):
@@ -40,7 +40,7 @@ class Lesson(NamedTuple):
         losses: the optimizer steps of an update, from the agent and a batch; draws from the progress's streams only.
         batch_size: of an update.
         probe_size: of the batch that is timed for the estimate.
-        also: a part of the agent that learns beside it, with an optimizer and settings of its own.
+        also: parts of the agent that learn beside it, each with an optimizer and settings of its own.
     """
 
     stage: str
@@ -49,18 +49,18 @@ class Lesson(NamedTuple):
     losses: Callable[[Any, Any, Progress], Steps]
     batch_size: int
     probe_size: int
-    also: str | None = None
+    also: tuple[str, ...] = ()
 
     def learners(self, run: Run) -> list[Learner]:
         """What the optimizers work on."""
-        names = {self.component: "gradient_norm"} | ({self.also: f"gradient_norm_{self.also}"} if self.also else {})
+        metrics = {self.component: "gradient_norm"} | {name: f"gradient_norm_{name}" for name in self.also}
         return [
-            Learner(
-                list(getattr(run.agent, name).parameters()), run.optimizer(name),
-                getattr(run.config, name).clip_norm, metric,
+            learner
+            for name, metric in metrics.items()
+            for learner in learners_of(
+                getattr(run.agent, name), run.optimizer(name), getattr(run.config, name).clip_norm, metric
             )
-            for name, metric in names.items()
-        ]  # fmt: skip
+        ]
 
 
 class _Drawn(NamedTuple):
@@ -71,12 +71,12 @@ class _Drawn(NamedTuple):
 
 
 def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callable[[], None] = lambda: None) -> Report:
-    """Train one component for a number of updates, from where a kill left it if it did.
+    """Train a component, or several at once, for a number of updates, from where a kill left it if it did.
 
     Args:
         run: opened for training.
         lesson: what to learn.
-        updates: how many; None takes the published ratio to the dataset's steps, on a CPU cut to `CPU_SECONDS`.
+        updates: how many; None takes as many as published for the dataset's steps, on a CPU cut to `CPU_SECONDS`.
         after_update: called after each update.
 
     Raises:
@@ -89,11 +89,12 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
     unfinished = run.resumable(stage)
     if updates is None:
         updates = unfinished["total"] if unfinished else _plan(run, lesson)
-    module, learners = getattr(run.agent, component), lesson.learners(run)
+    modules, learners = [getattr(run.agent, name) for name in (component, *lesson.also)], lesson.learners(run)
     progress = _begin(run, stage, updates)
     if getattr(getattr(run.config, component), "precision", None) == "auto":
         _tell_precision(component, compute_dtype("auto", run.device))
-    module.train()
+    for module in modules:
+        module.train()
     begun, first = time.monotonic(), progress.done
     last: dict[str, float] = {}
 
@@ -111,7 +112,8 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
             run.log(stage=stage, update=total(done), **means)
 
         def keep_going(done: int) -> bool:
-            run.updates[component] += done - progress.done
+            for name in run.updates.keys() & {component, *lesson.also}:
+                run.updates[name] += done - progress.done
             progress.done = done
             bar.advance(1, f"loss {console.number(last['total_loss'])}" if last else None)
             run.save_if_due(before=watch.settle)
@@ -134,7 +136,8 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
         except NotFinite as error:
             raise _kept(run, lesson, error, total(error.update)) from None
         finally:
-            module.eval()
+            for module in modules:
+                module.eval()
     if progress.done < updates:
         run.save()
         raise Interrupted(f"{stage} stopped after update {progress.done:,} of {updates:,}; the same command goes on.")
@@ -240,7 +243,8 @@ def _kept(run: Run, lesson: Lesson, error: NotFinite, update: int) -> TrainingEr
         batch={name: tensor for name, tensor in tensors.items() if tensor is not None},
         weights=run.agent.state_dict(),
     )  # fmt: skip
-    what = f"{error.cause} of the {lesson.component.replace('_', '-')} became {error.metrics[error.cause]} in update"
+    names = " and ".join(name.replace("_", "-") for name in (lesson.component, *lesson.also))
+    what = f"{error.cause} of the {names} became {error.metrics[error.cause]} in update"
     rate = getattr(run.config, lesson.component).learning_rate
     fix = (
         "The last checkpoint is untouched, and the same command goes on from it; "
@@ -256,9 +260,8 @@ def _kept(run: Run, lesson: Lesson, error: NotFinite, update: int) -> TrainingEr
 def _plan(run: Run, lesson: Lesson) -> int:
     """Choose and announce the number of updates."""
     steps = run.dataset().num_steps
-    wanted = max(1, round(steps * UPDATES_PER_STEP))
+    wanted, why = _published(run, lesson.stage, steps)
     stage, seconds = lesson.stage, _seconds_per_update(run, lesson)
-    why = f"one for each of the dataset's {steps:,} steps, as published"
     if run.device.type != "cpu" or wanted * seconds <= CPU_SECONDS:
         console.say(f"{stage}: {wanted:,} updates, {why}; about {console.duration(wanted * seconds)} here.")
         return wanted
@@ -272,12 +275,20 @@ def _plan(run: Run, lesson: Lesson) -> int:
     return updates
 
 
+def _published(run: Run, stage: str, steps: int) -> tuple[int, str]:
+    """How many updates are published for so many steps, and why."""
+    if hasattr(run.agent, "planned_updates"):
+        return run.agent.planned_updates(stage, steps), f"as the settings of the schedule say for {steps:,} steps"
+    return steps, f"one for each of the dataset's {steps:,} steps, as published"
+
+
 def _seconds_per_update(run: Run, lesson: Lesson) -> float:
     """Time an update on a small batch and a copy of the agent, so that nothing of the run is touched."""
     agent, state = copy.deepcopy(run.agent), torch.get_rng_state()
     progress = Progress(lesson.stage, 0, 1, torch.Generator(), torch.Generator(device=run.device))
     count, visits = min(lesson.probe_size, lesson.batch_size), Visits([])
-    getattr(agent, lesson.component).train()
+    for name in (lesson.component, *lesson.also):
+        getattr(agent, name).train()
     for _ in range(2):  # the first warms up
         begun = time.monotonic()
         for parts in lesson.losses(agent, lesson.draw(progress, count, visits), progress):

@@ -195,3 +195,30 @@ def test_without_decay_it_is_adam() -> None:
 
     assert type(optimizer) is torch.optim.Adam
     assert optimizer.param_groups[0]["lr"] == 1e-3
+
+
+def test_a_learner_that_a_step_does_not_reach_sits_it_out_and_a_shared_optimizer_steps_once() -> None:
+    """Momentum would move a weight without a gradient, and a second step would move one twice as far."""
+    first, second, third = (nn.Parameter(torch.zeros(1)) for _ in range(3))
+    shared = torch.optim.SGD([first, second], lr=1.0)
+    other = torch.optim.Adam([third], lr=1.0)
+    learners = [
+        Learner([first], shared, 1e6, "norm_first"), Learner([second], shared, 1e6, "norm_second"),
+        Learner([third], other, 1e6, "norm_third"),
+    ]  # fmt: skip
+    reports: list[dict[str, float]] = []
+
+    def losses(_: None) -> Iterator[list[Part]]:
+        yield [Part(Losses(3 * first.sum() + 4 * second.sum(), {}), 1.0)]
+        yield [Part(Losses(5 * third.sum(), {}), 1.0)]
+
+    fit(
+        lambda: None, losses, learners, watch=Watch(lagging=False, on_growth=print), start=0, updates=1,
+        after_update=lambda: None, report_every=1, on_report=lambda done, means: reports.append(means),
+        keep_going=lambda done: True,
+    )  # fmt: skip
+
+    assert [first.item(), second.item()] == [-3.0, -4.0]
+    assert third.item() == pytest.approx(-1.0)
+    assert other.state[third]["step"] == 1
+    assert [reports[0][learner.metric] for learner in learners] == [3.0, 4.0, 5.0]

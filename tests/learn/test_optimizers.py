@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from iris_cli.learn.optimizers import make_optimizer, step_groups
+from iris_cli.learn.fit import learners_of
+from iris_cli.learn.optimizers import make_optimizer
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,10 @@ class Two(nn.Module):
         self.first, self.second = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
 
     def parameter_groups(self) -> list[dict]:
-        return [{"params": list(self.first.parameters())}, {"params": list(self.second.parameters()), "lr": 0.01}]
+        return [
+            {"name": "first", "params": list(self.first.parameters())},
+            {"name": "second", "params": list(self.second.parameters()), "lr": 0.01},
+        ]
 
 
 def test_settings_say_which_adam() -> None:
@@ -65,11 +69,13 @@ def test_each_group_is_clipped_by_itself_and_learns_at_its_rate() -> None:
     module.first.weight.grad = torch.tensor([[30.0, 40.0]])
     module.second.weight.grad = torch.tensor([[0.3, 0.4]])
 
-    norms = step_groups(optimizer, clip_norm=1.0)
+    learners = learners_of(module, optimizer, 1.0)
+    norms = [nn.utils.clip_grad_norm_(learner.parameters, learner.clip_norm).item() for learner in learners]
+    optimizer.step()
 
-    assert [norm.item() for norm in norms] == pytest.approx([50.0, 0.5])
+    assert norms == pytest.approx([50.0, 0.5])
+    assert [learner.metric for learner in learners] == ["gradient_norm_first", "gradient_norm_second"]
     moved = [(now - then).abs().max().item() for now, then in zip(module.parameters(), before, strict=True)]
     assert moved == pytest.approx([0.1, 0.01], rel=1e-2)
-    assert all(parameter.grad is None for parameter in module.parameters())
     momentum = [optimizer.state[parameter]["exp_avg"].norm().item() for parameter in module.parameters()]
     assert momentum == pytest.approx([0.1, 0.05], rel=1e-3)  # a tenth of the clipped and of the untouched gradient

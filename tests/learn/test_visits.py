@@ -25,3 +25,19 @@ def test_a_dataset_that_was_rewound_forgets_the_counts_of_what_is_gone() -> None
 
     assert len(visits.chances(1, 1.0)) == 1
     assert visits.counts.tolist() == [5]
+
+
+def test_a_pass_draws_each_step_once_then_another_one_begins() -> None:
+    visits, passes = Visits([]), iter([torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0])])
+
+    drawn = [visits.next_of_pass(2, 3, lambda: next(passes)).tolist() for _ in range(3)]
+
+    assert drawn == [[2, 0], [1], [1, 2]]
+    assert visits.left.tolist() == [0]
+
+
+def test_a_pass_leaves_out_what_is_gone() -> None:
+    visits = Visits([], [5, 1])
+
+    assert visits.next_of_pass(2, 4, lambda: torch.tensor([3])).tolist() == [1]
+    assert visits.next_of_pass(2, 4, lambda: torch.tensor([3])).tolist() == [3]

@@ -305,3 +305,45 @@ def test_weights_are_the_chances_of_episodes_and_the_drawn_ones_are_told(replay:
         assert set(segments.episodes.tolist()) == {0, 2}
         assert_close(torch.bincount(segments.episodes)[[0, 2]], torch.tensor([0.25, 0.75]))
         assert torch.equal(segments.actions.amax(1) == 1, segments.episodes == 0)
+
+
+def test_windows_cross_episodes_in_the_order_of_steps(replay: Replay) -> None:
+    windows = replay.windows(torch.tensor([2, 0]), 4)
+
+    assert windows.actions.tolist() == [[2, 3, 4, 5, 6], [0, 1, 2, 3, 4]]  # steps carry their index plus one
+    assert windows.rewards.tolist() == [[-2, -3, -4, -5, -6], [0, -1, -2, -3, -4]]
+    assert windows.stacks is not None
+    assert windows.stacks.shape == (2, 6, 3, 64, 64)
+    assert windows.stacks[:, :, 0, 0, 0].tolist() == [[2, 3, 4, 5, 6, 7], [1, 1, 2, 3, 4, 5]]
+    assert windows.truncations.tolist() == [[False, False, True, False, False], [True, True, False, False, True]]
+    assert not windows.terminations.any()
+
+
+def test_a_piece_that_was_left_counts_as_truncated_until_the_last_which_goes_on(dataset: Dataset) -> None:
+    replay, truncated = Replay(CPU), []
+    for extends in (False, True, False):
+        append(dataset, 3, end=False, extends=extends)
+        replay.refresh(dataset)
+        truncations = replay.windows(torch.tensor([1]), replay.num_steps - 2).truncations[0]
+        truncated.append(truncations.nonzero()[:, 0].tolist())
+
+    assert truncated == [[], [], [5]]
+
+
+def test_stacks_have_their_shape_and_a_replay_takes_either(tmp_path: Path, dataset: Dataset) -> None:
+    environment = {"id": "x", "view": "grey-stack"}
+    draws = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 4), np.uint8)
+    with Dataset.create(tmp_path / "s.zarr", environment=environment, action_meanings=["NOOP"]) as stacks:
+        steps = {name: np.zeros(5, bool) for name in ("terminations", "truncations")}
+        kinds = {"actions": np.zeros(5, np.int64), "rewards": np.zeros(5, np.float32), **steps}
+        with pytest.raises(ShapeError, match=r"observations must have shape \(5, 64, 64, 4\)"):
+            stacks.append(observations=draws[..., :3], **kinds, episode_lengths=[5], episode_ids=[0], writer="run")
+        stacks.append(observations=draws, **kinds, episode_lengths=[5], episode_ids=[0], writer="run")
+    append(dataset, 4)
+    replay = Replay(CPU)
+
+    for source, shape in ((dataset, (4, 3, 64, 64)), (stacks, (5, 4, 64, 64)), (dataset, (4, 3, 64, 64))):
+        replay.refresh(source)
+        assert replay.frames_at(slice(None)).shape == shape
+    replay.refresh(Dataset.open(tmp_path / "s.zarr"))
+    assert np.array_equal(replay.windows(torch.tensor([1]), 3).stacks[0].permute(0, 2, 3, 1).numpy(), draws)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from iris_cli import interrupts, load_agent
-from iris_cli.agents import TRAINABLE
+from iris_cli.agents import AGENTS
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.errors import ConfigError, Interrupted, RunError, TrainingError
 from iris_cli.failures import read_failure
@@ -108,10 +108,12 @@ def test_tokenizer_and_dynamics_learn_pong(pong: Path, new_run: NewRun, monkeypa
     assert lines[-1]["update"] == 100
 
 
-@pytest.mark.parametrize("agent", TRAINABLE)
+@pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("component", STAGES)
-def test_a_stage_changes_its_own_component_alone(pong: Path, new_run: NewRun, agent: str, component: str) -> None:
-    run = trained(new_run(pong, agent=agent))
+def test_a_stage_changes_its_own_component_alone(
+    pong_for: Callable[[str], Path], new_run: NewRun, agent: str, component: str
+) -> None:
+    run = trained(new_run(pong_for(agent), agent=agent))
     before = weights(run)
     report = STAGES[component](run, 3)
     assert changed(before, weights(run)) == {component}
@@ -123,12 +125,13 @@ def test_a_stage_changes_its_own_component_alone(pong: Path, new_run: NewRun, ag
 # Stopping and going on
 
 
-@pytest.mark.parametrize("agent", TRAINABLE)
+@pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("component", STAGES)
 def test_an_interrupt_stops_after_the_update_and_the_rest_makes_it_whole(
-    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, agent: str, component: str
+    pong_for: Callable[[str], Path], new_run: NewRun, monkeypatch: pytest.MonkeyPatch, agent: str, component: str
 ) -> None:
-    whole, run = (trained(new_run(pong, name=name, agent=agent)) for name in ("whole", "part"))
+    dataset = pong_for(agent)
+    whole, run = (trained(new_run(dataset, name=name, agent=agent)) for name in ("whole", "part"))
     STAGES[component](whole, 4)
     STAGES[component](whole, 1)
     with monkeypatch.context() as patch:

@@ -68,10 +68,11 @@ class ActorCritic(nn.Module):
         return ()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The actor's parameters and the critic's, which learn at a rate of their own."""
+        """The actor's parameters and the critic's, which learn at a rate of their own and are clipped apart."""
+        critic = list(self.critic_model.parameters())
         return [
-            {"params": list(self.actor_model.parameters())},
-            {"params": list(self.critic_model.parameters()), "lr": self.config.critic_learning_rate},
+            {"name": "actor", "params": list(self.actor_model.parameters())},
+            {"name": "critic", "params": critic, "lr": self.config.critic_learning_rate},
         ]
 
     def loss(self, rollout: Rollout, weights: Tensor) -> Losses:

@@ -1,16 +1,34 @@
-"""The TWM agent: observation model, dynamics and actor-critic, and how they meet."""
+"""The TWM agent: observation model, dynamics and actor-critic, how they meet and learn.
+
+Before the joint updates each component learns alone, from shuffled passes over all steps (fact sheet of TWM, section
+6); what the release encodes once for that, is encoded when it is drawn here. A joint update is one step of tokenizer
+and dynamics, and one of the actor-critic in dreams of the dynamics as it then is (sections 4 and 5).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from iris_cli.agents.twm.actor_critic import ActorCritic
+from iris_cli.agents.twm.actor_critic import ActorCritic, step_weights
 from iris_cli.agents.twm.config import TwmConfig
 from iris_cli.agents.twm.dynamics import Dynamics
+from iris_cli.agents.twm.learning import dynamics_loss, encoded, learned_rewards, stacks_of, world_losses
+from iris_cli.agents.twm.schedule import planned_updates, stack_pass, start_pass
 from iris_cli.agents.twm.tokenizer import Tokenizer
 from iris_cli.agents.twm.world import TwmDream
 from iris_cli.errors import ShapeError
+from iris_cli.learn.actor_critic import Rollout
+from iris_cli.learn.fit import Part, Steps
+from iris_cli.learn.imagination import imagine
+from iris_cli.learn.visits import Visits
 from iris_cli.nn.categorical import draw_one_hot, most_probable
-from iris_cli.replay.windows import Windows, adjoining_pairs
+from iris_cli.nn.lpips import LPIPS
+from iris_cli.replay.segments import Replay
+from iris_cli.replay.windows import Windows, adjoining_pairs, draw_starts
 
 
 class Agent(nn.Module):
@@ -20,6 +38,9 @@ class Agent(nn.Module):
         config: its settings.
         num_actions: A, of the environment.
     """
+
+    frames_have_tokens = False  # latents are drawn anew each time
+    exploration: None = None  # a bonus for novelty is a variant of IRIS
 
     def __init__(self, config: TwmConfig, num_actions: int) -> None:
         super().__init__()
@@ -107,3 +128,79 @@ class Agent(nn.Module):
             self.dynamics, pairs[chosen], actions, rewards, ends, fresh=fresh,
             restart_below=self.config.actor_critic.restart_below, generator=generator,
         )  # fmt: skip
+
+    def planned_updates(self, stage: str, steps: int) -> int:
+        """How many updates of a stage the settings' budget has for a dataset of so many steps."""
+        return planned_updates(self.config, stage, steps)
+
+    def tokenizer_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Tensor:
+        """Stacks (up to `batch`, 4, 64, 64) uint8 for `tokenizer_losses`, each once in a pass."""
+        steps = replay.num_steps
+        return replay.frames_at(visits.next_of_pass(batch, steps, lambda: stack_pass(steps, draws)))
+
+    def tokenizer_losses(self, stacks: Tensor, *, perceptual: LPIPS | None) -> Steps:
+        """One optimizer step on stacks, without a dynamics to be consistent with; perceptual weights play no role."""
+        logits = self.tokenizer(stacks)
+        return [[Part(self.tokenizer.loss(stacks, logits, draw_one_hot(logits)), 1.0)]]
+
+    def dynamics_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Windows:
+        """Up to `batch` windows for `dynamics_losses`, which do not overlap in a pass."""
+        return self._next_windows(replay, draws, batch, self.config.dynamics.segment_length, visits)
+
+    def dynamics_losses(self, windows: Windows) -> Steps:
+        """One optimizer step of the dynamics alone."""
+        return [[Part(dynamics_loss(self.tokenizer, self.dynamics, windows, draw_one_hot), 1.0)]]
+
+    def actor_critic_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Windows:
+        """Up to `batch` windows for `actor_critic_losses`, which do not overlap in a pass."""
+        return self._next_windows(replay, draws, batch, self.config.actor_critic.horizon, visits)
+
+    def actor_critic_losses(self, windows: Windows, dreams: torch.Generator) -> Steps:
+        """One optimizer step on real steps, before any dream: their values, and a policy that stays uniform."""
+        latents = draw_one_hot(encoded(self.tokenizer, stacks_of(windows)[:, 1:]), dreams)  # (B, H+1, Z)
+        output, ends = self.actor_critic(latents), windows.ends[:, 1:]
+        rollout = Rollout(
+            logits_actions=output.logits_actions[:, :-1], actions=windows.actions[:, 1:],
+            values=output.values[:, :-1], rewards=windows.rewards[:, 1:], ends=ends, bootstrap=output.values[:, -1],
+            discounts=self.config.dynamics.gamma * (~ends).float(),
+        )  # fmt: skip
+        return [[Part(self.actor_critic.pretraining_loss(rollout, output.logits_actions[:, -1]), 1.0)]]
+
+    def agent_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Windows:
+        """Windows for `agent_losses`, which begin at steps that were drawn little, and fresh stacks for dreams."""
+        config, steps = self.config.dynamics, replay.num_steps
+        starts, visits.counts = draw_starts(
+            visits.of(steps), steps=steps - 1, length=config.segment_length, batch=batch,
+            temperature=math.inf if config.sampling_temperature is None else config.sampling_temperature,
+            generator=draws,
+        )  # fmt: skip
+        fresh = torch.randperm(steps, generator=draws)[: self.config.actor_critic.batch_size]
+        return replace(self._windows(replay, starts, config.segment_length), fresh=replay.frames_at(fresh))
+
+    def agent_losses(self, windows: Windows, dreams: torch.Generator) -> Iterator[list[Part]]:
+        """Two optimizer steps: of tokenizer and dynamics on windows, and of the actor-critic in dreams from them.
+
+        Args:
+            windows: with stacks and fresh ones.
+            dreams: of all draws.
+        """
+        assert windows.fresh is not None
+        self.dynamics.train()
+        losses = world_losses(self.tokenizer, self.dynamics, windows, partial(draw_one_hot, generator=dreams))
+        yield [Part(losses.both, 1.0)]
+        self.dynamics.eval()  # no dropout in dreams
+        fresh = draw_one_hot(self.tokenizer.encode(windows.fresh), dreams)
+        memory, dream = self.actor_critic_start(windows, losses.latents, fresh, dreams)
+        rollout = imagine(dream, self.actor_critic, memory, self.config.actor_critic.horizon + 1, dreams)
+        assert rollout.discounts is not None
+        yield [Part(self.actor_critic.loss(rollout, step_weights(rollout.discounts, rollout.ends)), 1.0)]
+
+    def _next_windows(self, replay: Replay, draws: torch.Generator, batch: int, length: int, visits: Visits) -> Windows:
+        """The next ones of a pass; the last step has no frame behind it, so no window holds it."""
+        steps = replay.num_steps - 1
+        starts = visits.next_of_pass(batch, steps - length + 1, lambda: start_pass(steps, length, draws))
+        return self._windows(replay, starts, length)
+
+    def _windows(self, replay: Replay, starts: Tensor, length: int) -> Windows:
+        windows = replay.windows(starts, length)
+        return replace(windows, rewards=learned_rewards(windows.rewards))

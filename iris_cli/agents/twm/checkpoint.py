@@ -6,6 +6,7 @@ The settings are theirs by name; those that say how long to train, how to evalua
 Source: fact sheet of TWM, sections 8 and 9.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -112,8 +113,9 @@ def _config(theirs: Mapping[str, Any], state: Mapping[str, Tensor]) -> TwmConfig
     hidden = [state[f"wm.obs_model.encoder.2.linear{i}.bias"] for i in (1, 2)]
     sections["tokenizer"]["hidden_widths"] = tuple(len(bias) for bias in hidden)
     try:
-        if "sampling_temperature" in sections["dynamics"]:  # infinity is a word there
-            sections["dynamics"]["sampling_temperature"] = float(sections["dynamics"]["sampling_temperature"])
+        if "sampling_temperature" in sections["dynamics"]:  # infinity is a word there, and none at all here
+            temperature = float(sections["dynamics"]["sampling_temperature"])
+            sections["dynamics"]["sampling_temperature"] = None if temperature == math.inf else temperature
         return TwmConfig(
             preset="imported",
             tokenizer=TokenizerConfig(preset="imported", **sections["tokenizer"]),
@@ -167,7 +169,7 @@ def to_published(agent: Agent) -> dict[str, Any]:
             config[name] = list(value) if isinstance(value, tuple) else value
     for name in ("eps", "wd", "grad_clip"):
         config[f"critic_{name}"] = config[f"actor_{name}"]
-    if config["buffer_temperature"] == float("inf"):
+    if config["buffer_temperature"] is None:
         config["buffer_temperature"] = "inf"
     config["num_actions"] = agent.num_actions
     state = OrderedDict((name, tensor.detach().cpu().clone()) for name, tensor in _published_views(agent).items())

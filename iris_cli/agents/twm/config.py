@@ -13,6 +13,7 @@ from iris_cli.errors import ConfigError
 from iris_cli.learn.settings import between, positive
 
 IMAGE_SIZE = 64  # pixels, height and width of a frame
+VIEW = "grey-stack"  # what it sees of an environment
 STACK = 4  # grey frames that one observation consists of, the oldest first
 
 
@@ -85,7 +86,7 @@ class DynamicsConfig:
     latent_weight: float = 1.0  # of the cross-entropy of next latents; 0 is the released program
     reward_weight: float = 10.0  # beta 1
     discount_weight: float = 50.0  # beta 2
-    sampling_temperature: float = 20.0  # tau: steps drawn often before are drawn less; inf: uniformly
+    sampling_temperature: float | None = 20.0  # tau: steps drawn often before are drawn less; None: uniformly
     batch_size: int = 100  # segments per update
     learning_rate: float = 1e-4  # Adam, constant
     adam_epsilon: float = 1e-5
@@ -95,7 +96,8 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         positive("dynamics", self, ("layers", "heads", "head_width", "feedforward", "memory", "segment_length"))
         positive("dynamics", self, ("batch_size", "learning_rate", "adam_epsilon", "clip_norm", "width"))
-        positive("dynamics", self, ("sampling_temperature",))
+        if self.sampling_temperature is not None:
+            positive("dynamics", self, ("sampling_temperature",))
         between("dynamics", self, ("dropout", "gamma", "l2_penalty"), 0, 1)
         between("dynamics", self, ("latent_weight", "reward_weight", "discount_weight"), 0, float("inf"))
         _widths("dynamics", self, ("latent_widths", "reward_widths", "discount_widths"))
@@ -136,6 +138,16 @@ class ActorCriticConfig:
         between("actor_critic", self, ("lam", "restart_below", "entropy_threshold", "l2_penalty"), 0, 1)
         between("actor_critic", self, ("entropy_weight",), 0, float("inf"))
         _widths("actor_critic", self, ("actor_widths", "critic_widths"))
+
+    @property
+    def starts(self) -> int:
+        """Windows or rollouts of an update."""
+        return self.batch_size
+
+    @property
+    def burn_in(self) -> int:
+        """Steps that the policy reads before it acts: it has no memory to fill."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

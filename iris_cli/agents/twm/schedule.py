@@ -1,69 +1,85 @@
-"""When TWM learns what: its budgets in samples, as updates. Pure functions of settings and generators.
+"""When TWM learns what: its budgets in samples, as updates, and the passes of pre-training.
 
-A sample is one step of one segment or rollout. Source: fact sheet of TWM, section 6; the rests that floating point
-leaves are kept, so that the numbers of updates are the released program's.
+Pure functions of settings and generators. A sample is one step of one segment or rollout. Source: fact sheet of TWM,
+section 6. Pipelines say how many updates they want; these budgets are for commands that are not told.
 """
 
 import torch
 from torch import Tensor
 
 from iris_cli.agents.twm.config import ScheduleConfig, TwmConfig
+from iris_cli.errors import DatasetError
 
 
 def pretraining_samples(schedule: ScheduleConfig) -> dict[str, int]:
-    """How many samples each component reads before the joint updates begin, in this order.
+    """How many samples each stage of pre-training reads, in this order.
 
     The last share stands apart from the others: they may sum up to more than the budget, as they did in the release.
     """
     shares = {
-        "tokenizer": schedule.tokenizer_share,
-        "dynamics": schedule.dynamics_share,
-        "actor_critic": schedule.actor_critic_share,
+        "train-tokenizer": schedule.tokenizer_share,
+        "train-dynamics": schedule.dynamics_share,
+        "train-actor-critic": schedule.actor_critic_share,
     }
-    return {component: round(share * schedule.pretraining_budget) for component, share in shares.items()}
+    return {stage: round(share * schedule.pretraining_budget) for stage, share in shares.items()}
 
 
-def stack_batches(steps: int, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
-    """One pass over all observations for the tokenizer: shuffled, in batches (up to `batch`,) int64."""
-    return list(torch.randperm(steps, generator=generator).split(batch))
+def planned_updates(config: TwmConfig, stage: str, steps: int) -> int:
+    """How many updates of a stage the budget has for a dataset of so many steps, at least 1.
 
-
-def start_batches(steps: int, *, length: int, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
-    """One pass over all steps for dynamics or actor-critic: windows that do not overlap, from a random offset.
-
-    Args:
-        steps: how many have been collected.
-        length: of a window.
-        batch: windows at most at once.
-        generator: of the CPU.
-
-    Returns:
-        Shuffled first steps of windows, in batches (up to `batch`,) int64.
+    As published, after 5,000 steps: 24,000 for the tokenizer, about 12,036 for the dynamics and 7,020 for the
+    actor-critic; after 100,000 steps 125,000 joint ones.
     """
-    offset = int(torch.randint(length, (), generator=generator))
-    starts = torch.arange(offset, steps - length + 1, length)
-    return list(starts[torch.randperm(len(starts), generator=generator)].split(batch))
+    if stage == "train-agent":
+        return max(1, round((steps - config.schedule.prefill) / steps_per_update(config)))
+    length, batch = {
+        "train-tokenizer": (1, config.tokenizer.batch_size),
+        "train-dynamics": (config.dynamics.segment_length, config.dynamics.batch_size),
+        "train-actor-critic": (config.actor_critic.horizon, config.actor_critic.batch_size),
+    }[stage]
+    windows = max(1.0, sum((steps - offset) // length for offset in range(length)) / length)  # of a pass, on average
+    passes = pretraining_samples(config.schedule)[stage] / (windows * length)
+    return max(1, round(passes * -(-windows // batch)))
 
 
-def updates_due(config: TwmConfig) -> list[int]:
-    """How many joint updates follow each environment step after the prefill.
+def steps_per_update(config: TwmConfig) -> float:
+    """Environment steps for each joint update.
 
-    As published 1 or 2, one for every 0.76 steps: 95,000 steps share what pre-training leaves of the budget, and an
-    update reads 100 segments of 16 steps and 400 rollouts of 15.
+    As published 0.76: 95,000 steps share what pre-training leaves of the budget, and an update reads 100 segments of 16
+    steps and 400 rollouts of 15.
     """
     schedule = config.schedule
     samples = (
         config.dynamics.batch_size * config.dynamics.segment_length
         + config.actor_critic.batch_size * config.actor_critic.horizon
     )
-    steps = schedule.steps - schedule.prefill
-    per_update = steps * samples / (schedule.budget - schedule.pretraining_budget)
-    due, saved = [], 0.0
-    for _ in range(steps):
-        saved += 1
-        updates = 0
-        while saved >= per_update:
-            saved -= per_update
-            updates += 1
-        due.append(updates)
-    return due
+    return (schedule.steps - schedule.prefill) * samples / (schedule.budget - schedule.pretraining_budget)
+
+
+def stack_pass(steps: int, generator: torch.Generator | None = None) -> Tensor:
+    """One pass over all observations for the tokenizer: (steps,) int64, shuffled."""
+    return torch.randperm(steps, generator=generator)
+
+
+def start_pass(steps: int, length: int, generator: torch.Generator | None = None) -> Tensor:
+    """One pass over all steps for dynamics or actor-critic: windows that do not overlap, from a random offset.
+
+    Args:
+        steps: that windows may hold.
+        length: of a window.
+        generator: of the CPU.
+
+    Returns:
+        (windows,) int64 first steps, shuffled.
+
+    Raises:
+        DatasetError: if not even one fits at every offset.
+    """
+    if steps < 2 * length - 1:
+        raise DatasetError(
+            f"windows of {length} steps need {2 * length} steps, but there are {steps + 1}",
+            fix="Collect more: iris collect",
+        )
+    offset = int(torch.randint(length, (), generator=generator))
+    starts = torch.arange(offset, steps - length + 1, length)
+    return starts[torch.randperm(len(starts), generator=generator)]

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from iris_cli.agents.twm.config import ActorCriticConfig, DynamicsConfig, TokenizerConfig, TwmConfig
+from iris_cli.learn.fit import Learner, Part, fit
+from iris_cli.learn.losses import Losses
+from iris_cli.learn.watch import Watch
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "twm_tiny.safetensors"
 
@@ -72,6 +76,22 @@ def golden_config(published_config: dict) -> TwmConfig:
             entropy_threshold=theirs["actor_entropy_threshold"],
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def one_update() -> Callable[[Losses, list[Learner]], dict[str, Tensor]]:
+    """Takes one step by the loop that the stages use; the metrics, norms of gradients among them."""
+
+    def step(losses: Losses, learners: list[Learner]) -> dict[str, Tensor]:
+        means: dict[str, float] = {}
+        fit(
+            lambda: None, lambda _: [[Part(losses, 1.0)]], learners, start=0, updates=1, report_every=1,
+            watch=Watch(lagging=False, on_growth=print), after_update=lambda: None,
+            on_report=lambda done, metrics: means.update(metrics), keep_going=lambda done: True,
+        )  # fmt: skip
+        return {name: torch.tensor(value) for name, value in means.items()}
+
+    return step
 
 
 @pytest.fixture(scope="session")

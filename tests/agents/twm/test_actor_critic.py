@@ -11,7 +11,8 @@ from iris_cli.agents.twm.actor_critic import ActorCritic, step_weights
 from iris_cli.agents.twm.config import ActorCriticConfig, TwmConfig
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import Rollout, lambda_returns
-from iris_cli.learn.optimizers import make_optimizer, step_groups
+from iris_cli.learn.fit import learners_of
+from iris_cli.learn.optimizers import make_optimizer
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -120,14 +121,13 @@ def test_the_value_loss_is_the_published_one(actor_critic: ActorCritic, golden: 
 
 @pytest.mark.parity
 def test_a_real_update_is_the_published_one(
-    actor_critic: ActorCritic, rollout: Rollout, golden: dict[str, Tensor]
+    actor_critic: ActorCritic, rollout: Rollout, golden: dict[str, Tensor], one_update
 ) -> None:
     optimizer = make_optimizer(actor_critic, actor_critic.config)
     returns = actor_critic._returns(rollout)
 
     losses = actor_critic.loss(rollout, golden["in.acopt.weights"])
-    losses.total.backward()
-    actor_norm, critic_norm = step_groups(optimizer, actor_critic.config.clip_norm)
+    norms = one_update(losses, learners_of(actor_critic, optimizer, actor_critic.config.clip_norm))
 
     def close(ours: Tensor, name: str) -> None:
         torch.testing.assert_close(ours, golden[f"out.acopt.{name}"], **CLOSE)
@@ -145,21 +145,20 @@ def test_a_real_update_is_the_published_one(
     close(parts["values"], "metric.critic")
     close(parts["value_error"], "metric.critic_mae")
     assert round(parts["ends"].item() * rollout.ends.numel()) == golden["out.acopt.metric.num_dones"]
-    close(actor_norm, "actor_grad_norm")
-    close(critic_norm, "critic_grad_norm")
+    close(norms["gradient_norm_actor"], "actor_grad_norm")
+    close(norms["gradient_norm_critic"], "critic_grad_norm")
     for name, weights in actor_critic.state_dict().items():
         torch.testing.assert_close(weights, golden[f"out.acopt.state.ac.{name}"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parity
 def test_pretraining_is_the_published_one(
-    actor_critic: ActorCritic, rollout: Rollout, golden: dict[str, Tensor]
+    actor_critic: ActorCritic, rollout: Rollout, golden: dict[str, Tensor], one_update
 ) -> None:
     last_logits = actor_critic(golden["in.acopt.z"][:, -1]).logits_actions
 
     losses = actor_critic.pretraining_loss(rollout, last_logits)
-    losses.total.backward()
-    actor_norm, critic_norm = step_groups(make_optimizer(actor_critic, actor_critic.config), 1.0)
+    norms = one_update(losses, learners_of(actor_critic, make_optimizer(actor_critic, actor_critic.config), 1.0))
 
     for ours, theirs in (
         (losses.parts["loss_entropy"], "metric.actor_loss"),
@@ -168,8 +167,8 @@ def test_pretraining_is_the_published_one(
         (losses.parts["returns"], "metric.returns"),
         (losses.parts["values"], "metric.critic"),
         (losses.parts["value_error"], "metric.critic_mae"),
-        (actor_norm, "actor_grad_norm"),
-        (critic_norm, "critic_grad_norm"),
+        (norms["gradient_norm_actor"], "actor_grad_norm"),
+        (norms["gradient_norm_critic"], "critic_grad_norm"),
     ):
         torch.testing.assert_close(ours, golden[f"out.preac.{theirs}"], rtol=1e-4, atol=1e-7)
 

@@ -10,7 +10,8 @@ from iris_cli.agents.twm.agent import Agent
 from iris_cli.agents.twm.config import DynamicsConfig, TwmConfig
 from iris_cli.agents.twm.learning import WorldLosses, learned_rewards, world_losses
 from iris_cli.errors import ShapeError
-from iris_cli.learn.optimizers import make_optimizer, step_groups
+from iris_cli.learn.fit import learners_of
+from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.nn.categorical import cross_entropies, entropies, normalised_entropies
 from iris_cli.replay.windows import Windows
 
@@ -40,7 +41,7 @@ def windows(golden: dict[str, Tensor]) -> Windows:
 
 
 def losses_of(agent: Agent, windows: Windows, latents: Tensor) -> WorldLosses:
-    return world_losses(agent, windows, lambda logits: latents)
+    return world_losses(agent.tokenizer, agent.dynamics, windows, lambda logits: latents)
 
 
 def is_published(losses: WorldLosses, golden: dict[str, Tensor], group: str) -> None:
@@ -122,28 +123,28 @@ def test_what_goes_into_the_losses_is_as_published(agent: Agent, windows: Window
 
 @pytest.mark.parity
 def test_gradients_and_two_optimizer_steps_are_the_published_ones(
-    agent: Agent, windows: Windows, golden: dict[str, Tensor], golden_notes: dict
+    agent: Agent, windows: Windows, golden: dict[str, Tensor], golden_notes: dict, one_update
 ) -> None:
     config = agent.config
-    optimizers = {
-        "obs": make_optimizer(agent.tokenizer, config.tokenizer),
-        "dyn": make_optimizer(agent.dynamics, config.dynamics),
-    }
+    learners = [
+        *learners_of(agent.tokenizer, make_optimizer(agent.tokenizer, config.tokenizer), 100.0, "obs"),
+        *learners_of(agent.dynamics, make_optimizer(agent.dynamics, config.dynamics), 100.0, "dyn"),
+    ]
     components = {"obs": (TOKENIZER, agent.tokenizer), "dyn": (DYNAMICS, agent.dynamics)}
 
     for group in ("wmopt", "wmopt2"):
         losses = losses_of(agent, windows, golden[f"in.{group}.z"])
         is_published(losses, golden, group)
-        losses.tokenizer.total.backward()
-        losses.dynamics.total.backward()
+        agent.zero_grad()
+        losses.both.total.backward(retain_graph=True)
         gradients = {
             prefix + name: parameter.grad.clone()
             for prefix, component in components.values()
             for name, parameter in component.named_parameters()
         }
-        for name in optimizers:
-            (norm,) = step_groups(optimizers[name], clip_norm=100.0)
-            torch.testing.assert_close(norm, golden[f"out.{group}.{name}_grad_norm"], **CLOSE)
+        norms = one_update(losses.both, learners)
+        for name in ("obs", "dyn"):
+            torch.testing.assert_close(norms[name], golden[f"out.{group}.{name}_grad_norm"], **CLOSE)
         if group == "wmopt":
             for name, names in golden_notes["wmopt_grad_names"].items():
                 norms = torch.stack([gradients[each].norm() for each in names])

@@ -2,24 +2,22 @@
 
 import dataclasses
 
+import pytest
 import torch
 
 from iris_cli.agents.twm.config import PRESETS, ScheduleConfig, TwmConfig
-from iris_cli.agents.twm.schedule import pretraining_samples, stack_batches, start_batches, updates_due
+from iris_cli.agents.twm.schedule import planned_updates, pretraining_samples, stack_pass, start_pass, steps_per_update
+from iris_cli.errors import DatasetError
 
 
-def test_joint_updates_come_in_the_published_pattern() -> None:
-    due = updates_due(TwmConfig())
-
-    assert due[:20] == [1, 1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 1, 2]
-    assert (len(due), due.count(1), due.count(2), sum(due)) == (95_000, 65_001, 29_999, 124_999)
+def test_a_joint_update_comes_for_every_076_steps() -> None:
+    assert steps_per_update(TwmConfig()) == 0.76
+    assert planned_updates(TwmConfig(), "train-agent", 100_000) == 125_000
 
 
 def test_small_presets_learn_about_once_a_step() -> None:
     for preset in ("small", "tiny"):
-        due = updates_due(PRESETS[preset])
-
-        assert 0.3 < sum(due) / len(due) < 1.5
+        assert 0.6 < steps_per_update(PRESETS[preset]) < 3
 
 
 def test_pretraining_has_both_readings_of_the_released_program() -> None:
@@ -27,24 +25,32 @@ def test_pretraining_has_both_readings_of_the_released_program() -> None:
     meant = pretraining_samples(dataclasses.replace(ScheduleConfig(), actor_critic_share=0.1))
 
     assert list(released.values()) == [30_000_000, 15_000_000, 35_000_000]
-    assert meant["actor_critic"] == 5_000_000
+    assert meant["train-actor-critic"] == 5_000_000
 
 
-def test_the_tokenizer_s_passes_are_24000_updates() -> None:
-    batches = stack_batches(5_000, 1_600)
+@pytest.mark.parametrize(
+    ("stage", "share", "updates"),
+    [
+        ("train-tokenizer", 0.7, 24_000), ("train-dynamics", 0.7, 12_038),
+        ("train-actor-critic", 0.7, 7_022), ("train-actor-critic", 0.1, 1_004),
+    ],
+)  # fmt: skip
+def test_pretraining_takes_about_the_published_updates(stage: str, share: float, updates: int) -> None:
+    config = TwmConfig(schedule=ScheduleConfig(actor_critic_share=share))
 
-    assert [len(batch) for batch in batches] == [1_600, 1_600, 1_600, 200]
-    assert sorted(torch.cat(batches).tolist()) == list(range(5_000))
-    assert pretraining_samples(ScheduleConfig())["tokenizer"] / 5_000 * len(batches) == 24_000
+    assert planned_updates(config, stage, 5_000) == pytest.approx(updates, rel=0.002)
+
+
+def test_a_pass_of_the_tokenizer_draws_each_step_once() -> None:
+    assert sorted(stack_pass(5_000).tolist()) == list(range(5_000))
 
 
 def test_windows_of_a_pass_do_not_overlap_and_begin_at_any_offset() -> None:
     generator, offsets = torch.Generator().manual_seed(0), set()
     for _ in range(200):
-        batches = start_batches(5_000, length=16, batch=100, generator=generator)
-        starts = torch.cat(batches).sort().values
+        starts = start_pass(5_000, 16, generator).sort().values
 
-        assert [len(batch) for batch in batches] in ([100, 100, 100, 11], [100, 100, 100, 12])
+        assert len(starts) in (311, 312)
         assert (starts.diff() == 16).all()
         assert starts[-1] + 16 <= 5_000 < starts[-1] + 32
         offsets.add(int(starts[0]))
@@ -52,10 +58,7 @@ def test_windows_of_a_pass_do_not_overlap_and_begin_at_any_offset() -> None:
     assert offsets == set(range(16))
 
 
-def test_passes_over_the_prefill_make_about_the_published_updates() -> None:
-    for length, batch, samples, updates in ((16, 100, 15_000_000, 12_038), (15, 400, 35_000_000, 7_022)):
-        generator = torch.Generator().manual_seed(1)
-        passes = [start_batches(5_000, length=length, batch=batch, generator=generator) for _ in range(500)]
-        read = sum(len(starts) * length for each in passes for starts in each)
-
-        assert abs(samples / read * sum(map(len, passes)) / updates - 1) < 0.001
+def test_too_few_steps_for_a_window_are_refused() -> None:
+    assert len(start_pass(31, 16)) == 1
+    with pytest.raises(DatasetError, match="windows of 16 steps need 32 steps, but there are 31"):
+        start_pass(30, 16)
