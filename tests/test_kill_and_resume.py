@@ -367,8 +367,8 @@ JOINT = """
 agent: twm
 preset: tiny
 game: Pong
-dataset: data/pong.zarr
-run: runs/pong
+dataset: data/game.zarr
+run: runs/game
 first:
   - collect: {steps: 150, epsilon: 1.0}
   - train-tokenizer: {updates: 80}
@@ -385,7 +385,7 @@ then:
 
 def stage_under_way(root: Path) -> str | None:
     """The stage that the latest checkpoint was written in the middle of."""
-    checkpoints = root / "runs" / "pong" / "checkpoints"
+    checkpoints = root / "runs" / "game" / "checkpoints"
     try:
         state = json.loads((checkpoints / (checkpoints / "latest").read_text().strip() / "state.json").read_text())
     except OSError:  # not there yet, or replaced just now

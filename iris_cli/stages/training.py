@@ -121,7 +121,7 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
 
         def draw() -> _Drawn:
             visits = run.visits(component)
-            if run.round == 1:  # as published, where the first round leaves all episodes alike
+            if run.round == 1 and not run.agent.counts_first_round:
                 visits = visits.copy()
             batch = lesson.draw(progress, lesson.batch_size, visits)
             return _Drawn(batch, progress.state())

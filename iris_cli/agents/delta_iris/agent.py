@@ -33,6 +33,7 @@ class Agent(nn.Module):
     """
 
     frames_have_tokens = False  # a token stands for a transition
+    counts_first_round = False  # as published: draws in a pipeline's first round leave all episodes alike
     exploration: None = None  # a bonus for novelty is a variant of IRIS
 
     def __init__(self, config: DeltaIrisConfig, num_actions: int, *, image_size: int = IMAGE_SIZE) -> None:

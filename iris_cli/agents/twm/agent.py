@@ -40,6 +40,7 @@ class Agent(nn.Module):
     """
 
     frames_have_tokens = False  # latents are drawn anew each time
+    counts_first_round = True  # whether draws in a pipeline's first round make an episode or step less likely later
     exploration: None = None  # a bonus for novelty is a variant of IRIS
 
     def __init__(self, config: TwmConfig, num_actions: int) -> None:
