@@ -368,16 +368,23 @@ class Run:
         return self._replay
 
     def tokenized_replay(self, on_block: Callable[[int], None] = lambda frames: None) -> Replay:
-        """The replay with tokens of the present tokenizer: from the dataset's store, or encoded now, never stale."""
+        """The replay with tokens of the present tokenizer: from the dataset's store, or encoded now, never stale.
+
+        Only what is new is encoded, in the blocks in which everything would be: a run that was killed gets the same.
+        """
         replay, fingerprint = self.replay(), self.agent.tokenizer.fingerprint()
-        if replay.tokens is None or self._tokens_of != fingerprint:  # the replay drops tokens when its steps change
+        if not replay.is_tokenized or self._tokens_of != fingerprint:
             stored = self.dataset().read_tokens(fingerprint)
-            parts = [] if stored is None else [torch.from_numpy(stored.astype(np.int64))[: replay.num_steps]]
+            parts = [] if stored is None else [torch.from_numpy(stored)[: replay.num_steps].to(self.device)]
             start = sum(map(len, parts))
+            if replay.tokens is not None and self._tokens_of == fingerprint:
+                blocks = max(0, len(replay.tokens) - start) // TOKENIZE_BLOCK
+                parts.append(replay.tokens[start : start + blocks * TOKENIZE_BLOCK])
+                start += len(parts[-1])
             for begin in range(start, replay.num_steps, TOKENIZE_BLOCK):
                 parts.append(self.encode_steps(begin, min(begin + TOKENIZE_BLOCK, replay.num_steps)))
                 on_block(len(parts[-1]))
-            replay.set_tokens(torch.cat([part.to(self.device) for part in parts]))
+            replay.set_tokens(torch.cat(parts))
             self._tokens_of = fingerprint
         return replay
 

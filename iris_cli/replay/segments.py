@@ -61,7 +61,7 @@ class Replay:
         self._ends = torch.zeros(1, dtype=torch.bool, device=device)
         self._terminations = torch.zeros(1, dtype=torch.bool, device=device)
         self._cuts = torch.zeros(1, dtype=torch.bool, device=device)  # whether the next row is of another piece
-        self._tokens: Tensor | None = None
+        self._tokens: Tensor | None = None  # of the first steps, maybe fewer than there are
 
     @property
     def num_episodes(self) -> int:
@@ -70,13 +70,18 @@ class Replay:
 
     @property
     def tokens(self) -> Tensor | None:
-        """(N, K) int64 as set for the present steps, or None."""
+        """(n, K) int64 of the first n steps, all of them unless steps came later; None if none were set."""
         return None if self._tokens is None else self._tokens[1:]
+
+    @property
+    def is_tokenized(self) -> bool:
+        """Whether all steps have tokens."""
+        return self._tokens is not None and len(self._tokens) == self.num_steps + 1
 
     def refresh(self, dataset: Dataset) -> None:
         """Load what was appended since the last time, or everything after a rewind or from another dataset.
 
-        The tokens are dropped unless nothing changed.
+        Tokens stay those of the steps that were known; after a rewind there are none.
 
         Raises:
             DatasetError: if the dataset cannot be read; then nothing is kept.
@@ -85,7 +90,9 @@ class Replay:
         known = self.num_steps if source == self._source and self.num_steps <= dataset.num_steps else 0
         if known and known == dataset.num_steps:
             return
-        self.num_steps, self._source, self._tokens = 0, None, None
+        self.num_steps, self._source = 0, None
+        if not known:
+            self._tokens = None
         if self._frames.shape[1:] != dataset.frame_shape:
             self._frames = self._frames.new_zeros(1, *dataset.frame_shape)
         self._reserve(dataset.num_steps, kept=known)
@@ -107,7 +114,7 @@ class Replay:
         self.num_steps, self._source = dataset.num_steps, source
 
     def set_tokens(self, tokens: Tensor) -> None:
-        """Keep the tokens of all steps, (N, K) of any integer type, until the steps change.
+        """Keep the tokens of all steps, (N, K) of any integer type, until the steps are others.
 
         Raises:
             ShapeError: if they are not as many as the steps.
@@ -221,7 +228,7 @@ class Replay:
 
     def _gather(self, episodes: Tensor, positions: Tensor, *, frames: bool, tokens: bool) -> Segments:
         """Steps at (B, T) positions counted from the first of each episode; outside of it is padding."""
-        if tokens and self._tokens is None:
+        if tokens and not self.is_tokenized:
             raise DatasetError("the tokens of these steps are not there", fix="Make them first: iris tokenize DATASET")
         mask = (positions >= 0) & (positions < self._lengths[episodes, None])
         rows = torch.where(mask, self._starts[episodes, None] + positions + 1, 0).to(self.device)

@@ -240,18 +240,28 @@ def test_refresh_reads_another_dataset_anew(replay: Replay, tmp_path: Path) -> N
         assert_like_fresh(replay, other)
 
 
-def test_tokens_stay_while_the_steps_do(replay: Replay, dataset: Dataset) -> None:
+def test_tokens_stay_with_their_steps(replay: Replay, dataset: Dataset) -> None:
     replay.refresh(dataset)
+    assert replay.is_tokenized
     assert replay.tokens is not None
     assert replay.tokens.shape == (10, 2)
 
     append(dataset, 1, extends=True)
     replay.refresh(dataset)
-    assert replay.tokens is None
+    assert not replay.is_tokenized  # and so none are drawn, those of the first ten steps included
+    assert replay.tokens.shape == (10, 2)
     with pytest.raises(DatasetError, match="tokens"):
         replay.from_start(2, 4, generator(), tokens=True)
     with pytest.raises(ShapeError, match=r"must have shape \(11, K\)"):
         replay.set_tokens(torch.zeros(10, 2))
+
+
+def test_tokens_are_gone_after_a_rewind(replay: Replay, dataset: Dataset) -> None:
+    dataset.rewind(4, writer="run")
+    append(dataset, 6)
+    replay.refresh(dataset)
+    assert replay.num_steps == 10
+    assert replay.tokens is None
 
 
 @pytest.mark.cuda

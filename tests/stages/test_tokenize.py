@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from iris_cli import interrupts
+from iris_cli import run as run_module
 from iris_cli.errors import Interrupted, RunError
 from iris_cli.replay.dataset import Dataset
 from iris_cli.run import Run
@@ -112,3 +113,22 @@ def test_an_untrained_tokenizer_stores_nothing(pong: Path, new_run: NewRun) -> N
     with pytest.raises(RunError, match=r"tokenizer has not been trained yet.*iris train-tokenizer"):
         tokenize(new_run(pong), Tokenize())
     assert Dataset.open(pong).attributes["tokens"] == {}
+
+
+def test_between_rounds_only_new_blocks_are_encoded(
+    run: Run, encoded: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the tokenizer stands. The blocks are those in which a run that was killed would encode everything."""
+    monkeypatch.setattr(run_module, "TOKENIZE_BLOCK", 128)
+    run.tokenized_replay()
+    collect(run, Collect(steps=10))
+    encoded.clear()
+    tokens = run.tokenized_replay().tokens
+    assert encoded == [(256, 310)]
+    assert are_of_the_present_tokenizer(tokens, run)
+
+    train_tokenizer(run, TrainTokenizer(updates=3))
+    collect(run, Collect(steps=10))
+    encoded.clear()
+    run.tokenized_replay()
+    assert encoded == [(0, 128), (128, 256), (256, 320)]
