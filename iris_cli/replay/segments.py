@@ -6,6 +6,8 @@ and so does each piece of one that several environments left in pieces: no segme
 not read files: `Dataset` does.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from iris_cli.replay.windows import Windows, gather_windows, take_rows
 
 _SLAB = 2048  # steps read at once; bounds the memory of the host, and small reads are the fastest
 _GROWTH = 1.5
+_VIEW_SHAPE = (3, 64, 64)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Segments:
     mask: Tensor  # (B, T) bool, False where padded
     tokens: Tensor | None  # (B, T, K) int64
     episodes: Tensor | None = None  # (B,) int64 that they were drawn from, on the CPU
+    views: Tensor | None = None  # (B, T, 3, 64, 64) float of any kind, frames as the policy sees them
 
     def repeated(self, times: int) -> "Segments":
         """Each segment so many times in a row."""
@@ -62,6 +66,7 @@ class Replay:
         self._terminations = torch.zeros(1, dtype=torch.bool, device=device)
         self._cuts = torch.zeros(1, dtype=torch.bool, device=device)  # whether the next row is of another piece
         self._tokens: Tensor | None = None  # of the first steps, maybe fewer than there are
+        self._views: Tensor | None = None
 
     @property
     def num_episodes(self) -> int:
@@ -123,6 +128,19 @@ class Replay:
             raise ShapeError(f"tokens must have shape ({self.num_steps}, K), got {tuple(tokens.shape)}")
         tokens = tokens.to(self.device, torch.int64)
         self._tokens = torch.cat([tokens.new_zeros(1, tokens.shape[1]), tokens])
+
+    @contextmanager
+    def keeping_views(self, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Memory for what the policy sees of every step, (N, 3, 64, 64), drawn with the segments until the end.
+
+        The steps must stay as they are meanwhile. Who opens it fills it before the first draw.
+        """
+        self._views = torch.empty(self.num_steps + 1, *_VIEW_SHAPE, dtype=dtype, device=self.device)
+        self._views[0] = 0
+        try:
+            yield self._views[1:]
+        finally:
+            self._views = None
 
     def frames_at(self, steps: slice | Tensor) -> Tensor:
         """(n, 3, 64, 64) uint8 frames of these steps, a channels-last view."""
@@ -240,6 +258,7 @@ class Replay:
             mask=mask.to(self.device),
             tokens=take_rows(self._tokens, rows) if tokens and self._tokens is not None else None,
             episodes=episodes,
+            views=None if self._views is None else take_rows(self._views, rows),
         )
 
     def _reserve(self, steps: int, *, kept: int) -> None:

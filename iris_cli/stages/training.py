@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ class Lesson(NamedTuple):
         batch_size: of an update.
         probe_size: of the batch that is timed for the estimate.
         also: parts of the agent that learn beside it, each with an optimizer and settings of its own.
+        around: opened around so many updates.
     """
 
     stage: str
@@ -50,6 +52,7 @@ class Lesson(NamedTuple):
     batch_size: int
     probe_size: int
     also: tuple[str, ...] = ()
+    around: Callable[[int], AbstractContextManager[None]] = lambda updates: nullcontext()
 
     def learners(self, run: Run) -> list[Learner]:
         """What the optimizers work on."""
@@ -127,7 +130,7 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
             return _Drawn(batch, progress.state())
 
         try:
-            with fast_matmul():
+            with fast_matmul(), lesson.around(updates):
                 fit(
                     draw, lambda drawn: lesson.losses(run.agent, drawn.batch, progress), learners, watch=watch,
                     start=progress.done, updates=updates, after_update=after_update, report_every=REPORT_EVERY,

@@ -113,7 +113,7 @@ class Agent(nn.Module):
         """Burn the policy in on all but the last step, and dream from the last on, in the precision of its settings.
 
         Args:
-            segments: with tokens (B, T, 16), padding on the left.
+            segments: with tokens (B, T, 16), padding on the left; those without views are decoded.
             generator: of the dream's draws.
 
         Raises:
@@ -121,12 +121,20 @@ class Agent(nn.Module):
         """
         if segments.tokens is None:
             raise ShapeError("segments must carry tokens to dream from. Got none")
-        before = segments.tokens[:, :-1]  # (B, T - 1, 16)
         tokenizer, dynamics = self._dreaming_in()
-        views = tokenizer.decode(before.flatten(0, 1)).unflatten(0, before.shape[:2])
-        memory = self.actor_critic.burn_in(views, segments.mask[:, :-1])
+        if segments.views is not None:
+            views = segments.views[:, :-1]  # (B, T - 1, 3, 64, 64)
+        else:
+            before = segments.tokens[:, :-1]  # (B, T - 1, 16)
+            views = tokenizer.decode(before.flatten(0, 1)).to(self.dream_dtype).unflatten(0, before.shape[:2])
+        memory = self.actor_critic.burn_in(views.float(), segments.mask[:, :-1])
         tokens, actions = segments.tokens[:, -1:], segments.actions[:, :0]
         return memory, IrisDream(tokenizer, dynamics, tokens, actions, generator=generator)
+
+    def views_of(self, tokens: Tensor) -> Tensor:
+        """What burning in sees of frames with tokens (N, 16): (N, 3, 64, 64) in [0, 1], in the dreams' precision."""
+        tokenizer, _ = self._dreaming_in()
+        return tokenizer.decode(tokens).to(self.dream_dtype)
 
     def _dreaming_in(self) -> tuple[Tokenizer, Dynamics]:
         """The networks that the policy learns in: these, or copies in the precision of its settings."""
