@@ -9,6 +9,7 @@ import torch
 from click.testing import Result
 
 from iris_cli.errors import ConfigError
+from iris_cli.replay import frames
 from iris_cli.run import Run
 from iris_cli.stages import training
 from iris_cli.stages.collect import Collect, collect
@@ -18,6 +19,7 @@ from iris_cli.stages.imagine import Imagine, imagine
 from iris_cli.stages.tokenize import Tokenize, tokenize
 from iris_cli.stages.train_dynamics import TrainDynamics, train_dynamics
 from iris_cli.stages.train_tokenizer import TrainTokenizer, train_tokenizer
+from iris_cli.stages.training import needs_steps
 
 NewRun = Callable[..., Run]
 
@@ -41,6 +43,24 @@ def test_the_tokenizer_learns_transitions(pong: Path, new_run: NewRun, monkeypat
     assert losses[-1] < 0.5 * losses[0]
     assert report.figures["loss"] == run.tokenizer_loss == "published"
     assert run.agent.tokenizer.quantizer.num_codebook_updates == 40
+
+
+def test_frames_that_do_not_fit_stay_on_disk_and_teach_the_same(
+    pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [new_run(pong, agent="delta-iris", name=name) for name in ("roomy", "full")]
+    train_tokenizer(runs[0], TrainTokenizer(updates=3))
+    assert "Frames stay" not in capsys.readouterr().out
+    monkeypatch.setattr(frames, "_has_room", lambda needed, device: False)
+    training._tell_place.cache_clear()
+
+    train_tokenizer(runs[1], TrainTokenizer(updates=3))
+    needs_steps(runs[1].replay(), runs[1])
+
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("Frames stay on disk, read as they are drawn: on cpu they would leave too little room") == 1
+    assert [run.replay().place for run in runs] == ["device", "disk"]
+    assert runs[0].fingerprint() == runs[1].fingerprint()
 
 
 def test_each_component_counts_the_episodes_that_it_draws(run: Run) -> None:
