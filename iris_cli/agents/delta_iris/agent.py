@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from iris_cli.agents.delta_iris.actor_critic import ActorCritic, Memory
+from iris_cli.agents.delta_iris.actor_critic import ActorCritic
 from iris_cli.agents.delta_iris.config import IMAGE_SIZE, DeltaIrisConfig
 from iris_cli.agents.delta_iris.diagnosis import diagnose
 from iris_cli.agents.delta_iris.dynamics import Dynamics
@@ -18,6 +18,7 @@ from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine
 from iris_cli.learn.losses import Losses
+from iris_cli.learn.recurrent import Memory
 from iris_cli.learn.visits import Visits
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.replay.segments import Replay, Segments

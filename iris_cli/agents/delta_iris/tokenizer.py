@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from iris_cli.agents.delta_iris.config import GRID, IMAGE_SIZE, TOKENS_PER_TRANSITION, TokenizerConfig, map_size
 from iris_cli.errors import ShapeError
 from iris_cli.learn.losses import Losses
+from iris_cli.nn.code_use import code_use
 from iris_cli.nn.cosine_quantizer import CosineQuantizer
 from iris_cli.nn.residual import FrameDecoder, FrameEncoder
 from iris_cli.nn.transformer import init_gpt
@@ -169,7 +170,7 @@ class Tokenizer(nn.Module):
         }
         total = torch.stack(list(parts.values())).sum()
         parts = {name: part.detach() for name, part in parts.items()}
-        usage = _usage(quantized.tokens, config.codes) | {"codebook_entropy": self.quantizer.entropy()}
+        usage = code_use(quantized.tokens, config.codes) | {"codebook_entropy": self.quantizer.entropy()}
         return Losses(total, parts | usage)
 
     def update_codebook(self) -> None:
@@ -215,12 +216,3 @@ def _images(frames: Tensor) -> Tensor:
 def _padded(rows: Tensor, size: int) -> Tensor:
     """(n, ...) -> (size, ...), zeros behind."""
     return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
-
-
-@torch.no_grad()
-def _usage(tokens: Tensor, codes: int) -> dict[str, Tensor]:
-    """How many codes these tokens use, and the exponential of the entropy of their use."""
-    flat = tokens.flatten()
-    counts = torch.zeros(codes, device=tokens.device).index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
-    shares = counts / counts.sum()
-    return {"perplexity": torch.special.entr(shares).sum().exp(), "codes_used": (counts > 0).sum().float()}
