@@ -7,8 +7,6 @@ ways to ask: transitions each alone, or in a row.
 Source: fact sheet of Δ-IRIS, sections 2 and 12.
 """
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from iris_cli.agents.delta_iris.config import TOKENS_PER_TRANSITION, TokenizerConfig
 from iris_cli.errors import ShapeError
+from iris_cli.learn.fingerprint import fingerprint
 from iris_cli.learn.losses import Losses
 from iris_cli.nn.code_use import code_use
 from iris_cli.nn.cosine_quantizer import CosineQuantizer
@@ -168,13 +167,9 @@ class TransitionTokenizer(nn.Module, ABC):
 
     def fingerprint(self) -> str:
         """16 hex digits that change whenever `encode` may."""
-        fields = {name: getattr(self.config, name) for name in self.encoding_fields}
-        digest = hashlib.sha256(json.dumps(fields).encode())
-        for name, weights in self.state_dict().items():
-            if name.startswith(self.encoding_weights):
-                digest.update(name.encode())
-                digest.update(weights.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        state = self.state_dict()
+        weights = [(name, tensor) for name, tensor in state.items() if name.startswith(self.encoding_weights)]
+        return fingerprint({name: getattr(self.config, name) for name in self.encoding_fields}, weights)
 
     def _check(self, frames: Tensor, actions: Tensor) -> None:
         size = self.image_size

@@ -1,14 +1,12 @@
 """The tokenizer of IRIS: frames to 16 tokens and back. Between modules pixels are in [0, 1]; inside here in [-1, 1]."""
 
-import hashlib
-import json
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iris_cli.agents.iris.config import GRID, IMAGE_SIZE, TOKENS_PER_FRAME, TokenizerConfig
 from iris_cli.errors import ShapeError
+from iris_cli.learn.fingerprint import fingerprint
 from iris_cli.learn.losses import Losses
 from iris_cli.nn.autoencoder import Decoder, Encoder
 from iris_cli.nn.code_use import code_use
@@ -148,13 +146,9 @@ class Tokenizer(nn.Module):
 
     def fingerprint(self) -> str:
         """16 hex digits that change whenever `encode` may."""
-        fields = {name: getattr(self.config, name) for name in _ENCODING_FIELDS}
-        digest = hashlib.sha256(json.dumps(fields).encode())
-        for name, weights in self.state_dict().items():
-            if name == "embedding.weight" or name.startswith(("mean_image.mean", "encoder.", "pre_quant_conv.")):
-                digest.update(name.encode())
-                digest.update(weights.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        decide = ("embedding.weight", "mean_image.mean", "encoder.", "pre_quant_conv.")
+        weights = [(name, tensor) for name, tensor in self.state_dict().items() if name.startswith(decide)]
+        return fingerprint({name: getattr(self.config, name) for name in _ENCODING_FIELDS}, weights)
 
     def _tokens(self, frames: Tensor) -> Tensor:
         return self.embedding.tokens(self._latents(_images(frames))).flatten(1)
