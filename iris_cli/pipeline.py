@@ -176,8 +176,11 @@ def _check_order(plan: Plan) -> None:
     if (plan.run / "run.yaml").exists():
         card, path = read_card(plan.run), latest_checkpoint(plan.run / "checkpoints")
         state = {} if path is None else read_state(path)
-        position = (state.get("cursor") or {}).get("position", 0)
-        trained = {name for name, updates in state.get("updates", {}).items() if updates}
+        try:
+            position = state["cursor"]["position"] if state.get("cursor") else 0
+            trained = {name for name, updates in state.get("updates", {}).items() if updates}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise RunError(f"the checkpoint cannot be read ({error})", where=path or plan.run) from None
         trained |= set(COMPONENTS if "imported" in card else ())
     check_order(plan, position=position, trained=trained, has_steps=plan.dataset.exists())
 

@@ -205,7 +205,8 @@ def check_order(plan: Plan, *, position: int, trained: Collection[str], has_step
             name = missing[0].replace("_", "-")
             raise ConfigError(
                 f"{planned.stage} ({planned.label}) needs a trained {name}, but none is trained before it",
-                where=planned.where, fix=f"Put train-{name} before it, or name a run with one: --set run=runs/NAME.",
+                where=planned.where,
+                fix=f"Put train-{name} before it, or first run: iris train-{name} {plan.dataset} --run {plan.run}",
             )  # fmt: skip
         trained.update(_TRAINING.get(planned.stage, ()))
 

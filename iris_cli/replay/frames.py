@@ -25,7 +25,7 @@ SLAB = 2048  # steps read at once; bounds the memory of the host, and small read
 MEMORY_BLOCK = 65536  # steps of a block in memory, which is never copied to grow
 DISK_BLOCK = 64  # steps of a block read from disk: a chunk of the dataset
 CACHE_BYTES = 2**28  # of blocks from disk that are kept at hand
-ALWAYS_FIT = 2**28  # bytes that are never worth looking for room for
+ALWAYS_FIT = 2**28  # bytes of frames for which there is room in any case
 KEPT_FREE = 0.25  # of all the memory of a place, for networks, activations and whatever else lives there
 
 
@@ -64,7 +64,8 @@ class OnDevice:
 
     def fits(self, steps: int) -> bool:
         room = self._room(steps)
-        return room <= len(self._frames) or _has_room(room * self._frames[0].nbytes, self._frames.device)
+        size = room * self._frames[0].nbytes
+        return room <= len(self._frames) or size <= ALWAYS_FIT or _has_room(size, self._frames.device)
 
     def extend(self, dataset: Dataset, known: int) -> None:
         room = self._room(dataset.num_steps)
@@ -96,7 +97,8 @@ class InMemory:
         self._steps = 0
 
     def fits(self, steps: int) -> bool:
-        return _has_room((steps - self._steps) * _bytes(self._shape), torch.device("cpu"))
+        size = math.prod(self._shape)
+        return steps * size <= ALWAYS_FIT or _has_room((steps - self._steps) * size, torch.device("cpu"))
 
     def extend(self, dataset: Dataset, known: int) -> None:
         for start, frames in _read(dataset, known):
@@ -138,7 +140,7 @@ class OnDisk:
             start = index * DISK_BLOCK
             stop = min(start + DISK_BLOCK, self._dataset.num_steps)
             self._blocks[index] = torch.from_numpy(self._dataset.read("observations", start, stop))
-            if len(self._blocks) * DISK_BLOCK * _bytes(self._shape) > CACHE_BYTES:
+            if len(self._blocks) * DISK_BLOCK * math.prod(self._shape) > CACHE_BYTES:
                 self._blocks.popitem(last=False)
         return self._blocks[index]
 
@@ -170,14 +172,8 @@ def _take(rows: Tensor, shape: Shape, size: int, block_of: Callable[[int], Tenso
     return frames.to(device, non_blocking=crosses).unflatten(0, rows.shape)
 
 
-def _bytes(shape: Shape) -> int:
-    return math.prod(shape)
-
-
 def _has_room(needed: int, device: torch.device) -> bool:
     """Whether so many bytes more leave a part of a device's memory free, or of the host's for any but CUDA."""
-    if needed <= ALWAYS_FIT:
-        return True
     free, total = cuda_memory(device) if device.type == "cuda" else host_memory()
     return needed <= free - KEPT_FREE * total
 
