@@ -108,14 +108,26 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
     """
     try:
         weights = load_file(path / "weights.safetensors", device=str(device))
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_state(path)
         loaded = _read_tensors(path / "optimizers.pt") if optimizers else {}
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(
             f"the checkpoint cannot be read ({_first_line(error)})", where=path,
-            fix=f"An older one may lie beside it; write its name into {path.parent / 'latest'}.",
+            fix=_older(path),
         ) from None  # fmt: skip
     return Checkpoint(weights, loaded, state)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint alone, as in `Checkpoint`.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    try:
+        return json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"the checkpoint cannot be read ({_first_line(error)})", where=path, fix=_older(path)) from None
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -137,6 +149,10 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds something else")
     return content
+
+
+def _older(path: Path) -> str:
+    return f"An older one may lie beside it; write its name into {path.parent / 'latest'}."
 
 
 def _first_line(error: Exception) -> str:

@@ -46,6 +46,7 @@ from iris_cli.replay.segments import Replay
 from iris_cli.version import VERSION
 
 SAVE_SECONDS = float(os.environ.get("IRIS_SAVE_SECONDS", "60"))  # between two checkpoints of a training stage
+FRAMES = os.environ.get("IRIS_FRAMES")  # where frames are kept: device, memory or disk; None: where they fit
 COMPONENTS = ("tokenizer", "dynamics", "actor_critic")
 TOKENIZE_BLOCK = 1024  # frames encoded between two looks at the clock
 
@@ -361,9 +362,13 @@ class Run:
         return Dataset.open(self.dataset_path)
 
     def replay(self) -> Replay:
-        """All steps of the dataset on the training device, up to date."""
+        """All steps of the dataset, up to date, on the training device; frames that do not fit there, elsewhere.
+
+        Raises:
+            ConfigError: if the place that IRIS_FRAMES names is none.
+        """
         if self._replay is None:
-            self._replay = Replay(self.device)
+            self._replay = Replay(self.device, place=FRAMES)
         self._replay.refresh(self.dataset())
         return self._replay
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from iris_cli import console, interrupts
-from iris_cli.device import free_memory
 from iris_cli.errors import Interrupted
 from iris_cli.learn.fit import Steps
 from iris_cli.learn.visits import Visits
 from iris_cli.progress import Progress
+from iris_cli.replay.frames import has_room
 from iris_cli.replay.segments import Replay, Segments
 from iris_cli.report import Report
 from iris_cli.run import TOKENIZE_BLOCK, Run
@@ -57,7 +57,7 @@ def _views_kept(run: Run, replay: Replay, segments: int) -> Iterator[None]:
         yield
         return
     dtype = run.agent.dream_dtype
-    if replay.num_steps * _VIEW_NUMBERS * dtype.itemsize > free_memory(run.device) // 2:
+    if not has_room(replay.num_steps * _VIEW_NUMBERS * dtype.itemsize, run.device):
         yield
         return
     assert replay.tokens is not None

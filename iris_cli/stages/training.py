@@ -23,7 +23,7 @@ from iris_cli.progress import Progress
 from iris_cli.replay.segments import Replay, Segments
 from iris_cli.replay.windows import Windows
 from iris_cli.report import Report
-from iris_cli.run import Run
+from iris_cli.run import FRAMES, Run
 
 CPU_SECONDS = 300.0  # of work that a training command without --updates takes upon itself on a CPU
 REPORT_EVERY = 50  # updates between two lines of metrics.jsonl
@@ -155,7 +155,7 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
 
 
 def needs_steps(replay: Replay, run: Run) -> Replay:
-    """The replay, if there is anything in it.
+    """The replay, if there is anything in it; says where its frames are, unless on the device.
 
     Raises:
         DatasetError: if it is empty.
@@ -166,6 +166,8 @@ def needs_steps(replay: Replay, run: Run) -> Replay:
             where=run.dataset_path,
             fix=f"Collect: iris collect --env {run.environment.name}",
         )
+    if FRAMES is None and replay.place != "device":
+        _tell_place(replay.place, run.device.type)
     return replay
 
 
@@ -221,6 +223,15 @@ def _tell_precision(component: str, dtype: torch.dtype) -> None:
         console.say(
             f"{setting}: products in bfloat16, which this processor knows. --set {setting}=float32 for float32."
         )
+
+
+@lru_cache  # as above
+def _tell_place(place: str, device: str) -> None:
+    where = {"memory": "in the host's memory", "disk": "on disk, read as they are drawn"}[place]
+    console.say(
+        f"Frames stay {where}: on {device} they would leave too little room. Draws are the same; "
+        "IRIS_FRAMES=device, memory or disk chooses."
+    )
 
 
 def _tell(run: Run, stage: str, growth: Growth, update: int) -> None:

@@ -66,7 +66,7 @@ def test_a_stage_decodes_once_where_that_is_less(run: Run, decoded: list[int]) -
 
 
 def test_without_room_nothing_is_kept(run: Run, decoded: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "free_memory", lambda device: 300 * 3 * 64 * 64)
+    monkeypatch.setattr(stage, "has_room", lambda needed, device: needed < 300 * 3 * 64 * 64)
     train_actor_critic(run, TrainActorCritic(updates=ENOUGH))
     assert decoded == []
 

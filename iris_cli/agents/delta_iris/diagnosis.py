@@ -16,7 +16,7 @@ from torch import Tensor
 from iris_cli.agents.delta_iris.actor_critic import ActorCritic
 from iris_cli.agents.delta_iris.config import GRID, IMAGE_SIZE, TOKENS_PER_TRANSITION
 from iris_cli.agents.delta_iris.dynamics import Dynamics
-from iris_cli.agents.delta_iris.tokenizer import Tokenizer
+from iris_cli.agents.delta_iris.transition_tokenizer import TransitionTokenizer
 from iris_cli.agents.delta_iris.world import DeltaIrisDream, to_8_bits, view_of
 from iris_cli.learn.diagnosis import (
     ClassifierFigures,
@@ -49,7 +49,7 @@ _BLOCK = 256  # frames on the device at once
 
 @torch.no_grad()
 def diagnose(
-    tokenizer: Tokenizer,
+    tokenizer: TransitionTokenizer,
     dynamics: Dynamics,
     actor_critic: ActorCritic,
     episodes: Sequence[Episode],
@@ -96,7 +96,7 @@ def diagnose(
 
 
 def _transitions(
-    tokenizer: Tokenizer, episode: Episode, seen: Reconstructions, looker: Looker | None, watch: Watch
+    tokenizer: TransitionTokenizer, episode: Episode, seen: Reconstructions, looker: Looker | None, watch: Watch
 ) -> tuple[Tensor, Tensor]:
     """Tokens (T - 1, 4) of an episode's transitions, and in which of their patches a pixel moves, bool.
 
@@ -111,8 +111,8 @@ def _transitions(
         actions = torch.from_numpy(episode.actions[first : first + len(frames) - 1]).to(device)
         past, after = frames[:-1], frames[1:]
         if len(past):
-            made = tokenizer.encode(past, actions, after)
-            moves = seen.add(tokenizer.decode(past, actions, made), after, past)
+            made = tokenizer.encode_rows(frames[None], actions[None])[0]
+            moves = seen.add(tokenizer.decode_rows(past[None], actions[None], made[None])[0], after, past)
             tokens.append(made)
             moving.append(F.max_pool2d(moves[:, None].float(), IMAGE_SIZE // GRID).flatten(1) > 0)
         if looker is not None:
@@ -185,7 +185,7 @@ def _by_sign(dynamics: Dynamics, logits: Tensor) -> Tensor:
 
 
 def _dream_figures(
-    tokenizer: Tokenizer,
+    tokenizer: TransitionTokenizer,
     dynamics: Dynamics,
     tokens: Sequence[Tensor],
     episodes: Sequence[Episode],
@@ -215,8 +215,9 @@ def _dream_figures(
 
     sampled, greedy = played(greedy=False), played(greedy=True)
     painted, present = [], start
+    paint = tokenizer.painter(frames[:, :context], actions[:, :before], true[:, :before], keep=context)
     for step in range(before, before + horizon):
-        present = to_8_bits(tokenizer.decode(present, actions[:, step], true[:, step]))
+        present = to_8_bits(paint(present, actions[:, step], true[:, step]))
         painted.append(view_of(present))
     copy = curve(view_of(start)[:, None].expand_as(real), real, moved)
     rewards = [np.count_nonzero(episodes[e].rewards[s : s + horizon]) for e, s in starts]

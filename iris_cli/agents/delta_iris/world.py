@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iris_cli.agents.delta_iris.config import TOKENS_PER_BLOCK, TOKENS_PER_TRANSITION
 from iris_cli.agents.delta_iris.dynamics import Dynamics
-from iris_cli.agents.delta_iris.tokenizer import Tokenizer
+from iris_cli.agents.delta_iris.transition_tokenizer import TransitionTokenizer
 from iris_cli.errors import ShapeError
 from iris_cli.learn.world import Outcome
 from iris_cli.nn.kv_cache import KVCache
@@ -51,7 +51,7 @@ class DeltaIrisDream:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: TransitionTokenizer,
         dynamics: Dynamics,
         frames: Tensor,
         actions: Tensor,
@@ -64,9 +64,10 @@ class DeltaIrisDream:
         assert not tokenizer.training
         assert not dynamics.training
         _check(frames, actions, tokens, dynamics.config.max_blocks)
-        self._tokenizer, self._dynamics = tokenizer, dynamics
+        self._dynamics = dynamics
         self._draw: Draw = partial(torch.argmax, dim=-1) if greedy else partial(sample, generator=generator)
         keep = max(1, min(keep, dynamics.config.max_blocks - 1))  # a step must fit behind them
+        self._paint = tokenizer.painter(frames, actions, tokens, keep=keep)
         self._past = deque(frames.unbind(1), maxlen=keep)  # (B, 3, S, S) each, the present frame last
         self._between = deque(zip(actions.unbind(1), tokens.unbind(1), strict=True), maxlen=keep - 1)
         self.cache = dynamics.transformer.new_cache(len(frames))
@@ -90,7 +91,7 @@ class DeltaIrisDream:
         )
         if tokens is None:
             return Outcome(rewards, ends, None)
-        self.frames = to_8_bits(self._tokenizer.decode(self.frames, actions, tokens))
+        self.frames = to_8_bits(self._paint(self.frames, actions, tokens))
         self.tokens, self.view = tokens, view_of(self.frames)
         self._past.append(self.frames)
         self._between.append((actions, tokens))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from iris_cli.agents.iris.actor_critic import ActorCritic, Memory
+from iris_cli.agents.iris.actor_critic import ActorCritic
 from iris_cli.agents.iris.config import IrisConfig
 from iris_cli.agents.iris.diagnosis import diagnose
 from iris_cli.agents.iris.dynamics import Dynamics
@@ -19,6 +19,7 @@ from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine, look_again
 from iris_cli.learn.losses import Losses
 from iris_cli.learn.novelty import Novelty
+from iris_cli.learn.recurrent import Memory
 from iris_cli.learn.visits import Visits
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.nn.precision import Copy, compute_dtype, mixed
