@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from iris_cli.agents.iris.config import IrisConfig
 from iris_cli.agents.iris.diagnosis import diagnose
 from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
-from iris_cli.agents.iris.world import IrisDream
+from iris_cli.agents.iris.world import IrisDream, Workspace
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import Rollout, actor_critic_loss, clipped_loss, targets_of
 from iris_cli.learn.diagnosis import Diagnosis, Episode
@@ -46,6 +47,11 @@ class Agent(nn.Module):
         if config.exploration.bonus != "none":
             self.exploration = Novelty(config.exploration.width, of=config.exploration.bonus)
         self._copies: tuple[Copy[Tokenizer], Copy[Dynamics]] | None = None
+        self._workspace: Workspace | None = None  # of the dreams that the policy learns in
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the agent dreams in a workspace of its own."""
+        return {**super().__getstate__(), "_workspace": None}
 
     def configure(self, config: IrisConfig) -> None:
         """Adopt settings of how the components learn; the networks and their weights stay as they are.
@@ -125,8 +131,16 @@ class Agent(nn.Module):
         tokenizer, dynamics = self._dreaming_in()
         views = tokenizer.decode(before.flatten(0, 1)).unflatten(0, before.shape[:2])
         memory = self.actor_critic.burn_in(views, segments.mask[:, :-1])
+        workspace = self._workspace_of(tokenizer, dynamics, len(before))
         tokens, actions = segments.tokens[:, -1:], segments.actions[:, :0]
-        return memory, IrisDream(tokenizer, dynamics, tokens, actions, generator=generator)
+        return memory, IrisDream(tokenizer, dynamics, tokens, actions, generator=generator, workspace=workspace)
+
+    def _workspace_of(self, tokenizer: Tokenizer, dynamics: Dynamics, batch: int) -> Workspace:
+        """Where such dreams were worked out before, if that is free and still fits."""
+        if self._workspace is None or not self._workspace.serves(tokenizer, dynamics, batch):
+            self._workspace = None  # its memory goes first
+            self._workspace = Workspace(tokenizer, dynamics, batch, capture=True)
+        return self._workspace
 
     def _dreaming_in(self) -> tuple[Tokenizer, Dynamics]:
         """The networks that the policy learns in: these, or copies in the precision of its settings."""
