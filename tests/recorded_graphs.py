@@ -38,18 +38,25 @@ class RecordedGraphs(Graphs):
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes operators without doing any harm: what a capture computes is thrown away, as on CUDA nothing runs."""
+    """Notes operators, and undoes what they did to memory and generators: on CUDA a capture runs nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self._calls: list[tuple[Any, Any, Any, Any]] = []
-        self._before: list[tuple[torch.Generator, Tensor]] = []
+        self._generators: list[tuple[torch.Generator, Tensor]] = []
+        self._written: list[tuple[Tensor, Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         generator = kwargs.get("generator")
-        if generator is not None and all(generator is not known for known, _ in self._before):
-            self._before.append((generator, generator.get_state()))
+        if generator is not None:
+            self._generators.append((generator, generator.get_state()))
+        if func._schema.is_mutable:
+            self._written += [
+                (value, value.clone())
+                for value, argument in zip(args, func._schema.arguments, strict=False)
+                if argument.alias_info is not None and argument.alias_info.is_write
+            ]
         result = func(*args, **kwargs)
         if not func.is_view:
             self._calls.append((func, args, kwargs, result))
@@ -57,8 +64,10 @@ class _Recorder(TorchDispatchMode):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        for generator, state in self._before:
+        for generator, state in reversed(self._generators):
             generator.set_state(state)
+        for tensor, before in reversed(self._written):
+            tensor.copy_(before)
 
     @torch.no_grad()
     def play(self) -> None:

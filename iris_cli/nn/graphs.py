@@ -94,8 +94,6 @@ def identity(*modules: nn.Module) -> tuple[object, ...]:
     """
     exactness = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     weights = [
-        (tensor.data_ptr(), tensor.dtype)
-        for module in modules
-        for tensor in (*module.parameters(), *module.buffers())
+        (tensor.data_ptr(), tensor.dtype) for module in modules for tensor in (*module.parameters(), *module.buffers())
     ]
     return (*map(id, modules), *exactness, *weights)

@@ -22,7 +22,9 @@ def test_on_a_cpu_every_call_is_a_call() -> None:
     assert graphs.captured == 0
 
 
-def test_the_first_call_warms_up_the_second_captures_and_all_later_ones_replay(recorded_graphs: Callable[[], Any]) -> None:
+def test_the_first_call_warms_up_the_second_captures_and_all_later_ones_replay(
+    recorded_graphs: Callable[[], Any],
+) -> None:
     graphs = recorded_graphs()
 
     for name in ("a", "a", "b", "a", "b"):

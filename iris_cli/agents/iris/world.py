@@ -41,14 +41,11 @@ class Workspace:
         actions: (B,) int64 of the step to be imagined.
         rewards, ends: (B,) float32 and bool that it led to.
         tokens: (B, 16) int64 of the present frame.
-        view: (B, 3, 64, 64) float32, what they are decoded to.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, dynamics: Dynamics, batch: int, *, greedy: bool = False, capture: bool = False
     ) -> None:
-        assert not tokenizer.training
-        assert not dynamics.training
         self._tokenizer, self._dynamics, self._greedy = tokenizer, dynamics, greedy
         self._identity = identity(tokenizer, dynamics)
         self._dream: weakref.ref[IrisDream] | None = None
@@ -65,6 +62,7 @@ class Workspace:
 
     @property
     def view(self) -> Tensor:
+        """(B, 3, 64, 64), once something was looked at."""
         assert self._view is not None
         return self._view
 
@@ -80,6 +78,8 @@ class Workspace:
 
     def begin(self, dream: "IrisDream") -> None:
         """Be this dream's, for as long as it lives."""
+        assert not self._tokenizer.training
+        assert not self._dynamics.training
         self._dream = weakref.ref(dream)
 
     @torch.no_grad()
@@ -104,6 +104,10 @@ class Workspace:
         self._graphs.run(("step", length, next_view), lambda: self._step(length, next_view=next_view), generator)
         self.cache.length = length + (TOKENS_PER_BLOCK if next_view else 1)
 
+    def draw(self, logits: Tensor) -> Tensor:
+        """From logits (B, classes) to (B,)."""
+        return logits.argmax(-1) if self._greedy else sample(logits, self._graphs.generator)
+
     def _read(self, frames: int) -> None:
         self._dynamics.read_context(self.past[:, :frames], self.between[:, : frames - 1], self.cache)
 
@@ -116,14 +120,11 @@ class Workspace:
     def _step(self, length: int, *, next_view: bool) -> None:
         self.cache.length = length
         tokens = self.tokens if next_view else None
-        rewards, ends = imagine_step(self._dynamics, self.cache, self.actions, self._draw, tokens)
+        rewards, ends = imagine_step(self._dynamics, self.cache, self.actions, self.draw, tokens)
         self.rewards.copy_(rewards)
         self.ends.copy_(ends)
         if next_view:
             self._look()
-
-    def _draw(self, logits: Tensor) -> Tensor:
-        return logits.argmax(-1) if self._greedy else sample(logits, self._graphs.generator)
 
 
 class IrisDream:

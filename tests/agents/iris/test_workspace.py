@@ -208,7 +208,7 @@ def test_copies_in_bfloat16_are_refreshed_where_they_are(
 
     with torch.no_grad():
         half.dynamics.head_tokens[2].bias[3] += 100.0
-    memory, dream = half.actor_critic_start(segments)
+    dream = half.actor_critic_start(segments)[1]
     dream.step(torch.zeros(2, dtype=torch.int64))
 
     assert dream._work is work
