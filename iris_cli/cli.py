@@ -63,6 +63,9 @@ def main() -> None:
     # without spinning they took 2.5 times as long on idle cores; with GNU's long default, threads on a busy machine
     # became five times slower than one.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    cache = os.environ.get("IRIS_CACHE") or os.path.expanduser("~/.cache/iris")
+    # What torch.compile made lies where a restart of the machine leaves it.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "inductor"))
     try:
         cli()
     except SystemExit as leaving:

@@ -1,6 +1,7 @@
 """Dreams as CUDA graphs. Skipped without a GPU; what a CPU can tell is in agents/iris/test_workspace.py."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,17 +131,51 @@ def test_weights_that_learn_in_place_are_seen_by_the_next_replay(dreamer: Dreame
     assert dreamer.agent._workspace is work
 
 
-def test_networks_that_moved_are_captured_anew(dreamer: Dreamer) -> None:
+@torch.no_grad()
+def test_networks_that_moved_are_read_where_they_are_now(dreamer: Dreamer) -> None:
     for seed in range(3):
         dreamer.dream(seed)
-    work = dreamer.agent._workspace
 
     dreamer.agent.configure(dreamer.agent.config)
     dreamer.agent.cpu()
+    dreamer.agent.dynamics.head_ends[2].bias[1] += 100.0
     dreamer.agent.cuda().eval()
-    dreamer.policy = getattr(dreamer.agent.actor_critic, "model", dreamer.agent.actor_critic)
-    for _ in range(3):
-        mine = dreamer.dream(4)
 
-    assert dreamer.agent._workspace is not work
-    assert same(mine, dreamer.dream(4, eager=True))
+    for _ in range(3):
+        generator = torch.Generator("cuda").manual_seed(4)
+        _, dream = dreamer.agent.actor_critic_start(dreamer.segments, generator)
+        for _ in range(STEPS):
+            assert dream.step(torch.zeros(BATCH, dtype=torch.int64, device="cuda")).ends.all()
+
+
+@pytest.mark.pipeline
+def test_what_is_compiled_shows_the_same_in_bfloat16_and_learns_the_same() -> None:
+    torch.manual_seed(0)
+    plain = presets_for("iris")["tiny"]
+    views, losses = [], []
+    for compiled in (False, True):
+        config = replace(
+            plain,
+            actor_critic=replace(plain.actor_critic, precision="bfloat16", compiled=compiled),
+            dynamics=replace(
+                plain.dynamics, compiled=compiled, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0
+            ),
+        )
+        torch.manual_seed(0)
+        agent = build("iris", config, 4).cuda().eval()
+        draws = torch.Generator("cuda").manual_seed(1)
+        shape = (64, config.actor_critic.burn_in + 1)
+        real = torch.ones(shape, dtype=torch.bool, device="cuda")
+        tokens = torch.randint(32, (*shape, 16), device="cuda", generator=draws)
+        segments = Segments(None, torch.zeros_like(tokens[..., 0]), real.float(), ~real, real, tokens)
+        for _ in range(3):
+            generator = torch.Generator("cuda").manual_seed(2)
+            memory, dream = agent.actor_critic_start(segments, generator)
+            view = dream.view
+            imagine(dream, agent.actor_critic, memory, STEPS, generator)
+            del dream
+        views.append(view)
+        ((part,),) = agent.dynamics_losses(segments)
+        losses.append(part.losses.total)
+    torch.testing.assert_close(*views, atol=0.03, rtol=0)
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=0)

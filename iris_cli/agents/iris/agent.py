@@ -21,6 +21,7 @@ from iris_cli.learn.imagination import imagine, look_again
 from iris_cli.learn.losses import Losses
 from iris_cli.learn.novelty import Novelty
 from iris_cli.learn.visits import Visits
+from iris_cli.nn.compiled import compile_in_place
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.nn.precision import Copy, compute_dtype, mixed
 from iris_cli.replay.segments import Replay, Segments
@@ -150,7 +151,9 @@ class Agent(nn.Module):
         copies = self._copies
         if copies is None or not (copies[0].is_of(self.tokenizer, dtype) and copies[1].is_of(self.dynamics, dtype)):
             self._copies = copies = Copy(self.tokenizer, dtype), Copy(self.dynamics, dtype)
-        return copies[0].refreshed(), copies[1].refreshed()
+        tokenizer, dynamics = copies[0].refreshed(), copies[1].refreshed()
+        compile_in_place(tokenizer.decoder, wanted=self.config.actor_critic.compiled)
+        return tokenizer, dynamics
 
     def tokenizer_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Tensor:
         """Frames (B, 3, 64, 64) uint8 for `tokenizer_losses`, drawn uniformly over episodes; visits play no role."""
@@ -174,6 +177,7 @@ class Agent(nn.Module):
 
     def dynamics_losses(self, segments: Segments) -> Steps:
         """One optimizer step on a batch of segments. Dropout draws from torch's global stream."""
+        compile_in_place(self.dynamics, wanted=self.config.dynamics.compiled)
         with mixed(self.config.dynamics.precision, self.device):
             losses = self.dynamics.loss(segments)
         return [[Part(losses, 1.0)]]
