@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from iris_cli.errors import ConfigError
-from iris_cli.learn.settings import between, one_of, positive
-from iris_cli.nn.precision import PRECISIONS
+from iris_cli.learn.settings import PRECISIONS, between, one_of, positive
 
 IMAGE_SIZE = 64  # pixels, height and width of a frame
 GRID = 4  # tokens per side of a frame
