@@ -1,10 +1,11 @@
 """The commands: a name, options, one sentence, an example and one call. All that is heavy is imported inside."""
 
 import errno
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -93,6 +94,25 @@ def set_option(command: F) -> F:
     )(command)
 
 
+def profile_option(command: F) -> F:
+    """--profile, for the stages and pipelines."""
+
+    @functools.wraps(command)
+    def perhaps_profiled(*arguments: Any, profile: Path | None, **options: Any) -> Any:
+        if profile is None:
+            return command(*arguments, **options)
+        from iris_cli import console
+        from iris_cli.profiling import profiled
+
+        with profiled(profile):
+            result = command(*arguments, **options)
+        console.warn(f"the trace is in {profile}; ui.perfetto.dev draws it")  # apart from what programs read
+        return result
+
+    option = click.option("--profile", type=PATH, help="Write a trace of every operator here: .json, for short work.")
+    return cast(F, option(perhaps_profiled))
+
+
 def updates_option(command: F) -> F:
     """--updates, of the training stages."""
     return click.option(
@@ -111,7 +131,7 @@ def training_options(command: F) -> F:
         click.option("--run", type=PATH, help="Run directory.  [default: runs/ and the dataset's name]"),
     ):
         command = option(command)
-    return device_option(set_option(command))
+    return device_option(set_option(profile_option(command)))
 
 
 @cli.command()
@@ -125,6 +145,7 @@ def training_options(command: F) -> F:
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and random actions; a run has its own.")
 @device_option
+@profile_option
 def collect(
     env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, **settings: Any
 ) -> None:
@@ -249,6 +270,7 @@ def train_agent(dataset: Path, updates: int | None, **run: Any) -> None:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and policy draws.")
 @run_option
 @device_option
+@profile_option
 def evaluate(run: Path | None, device: str, **settings: Any) -> None:
     """Play whole games by the published protocol and write a report of every score.
 
@@ -273,6 +295,7 @@ def evaluate(run: Path | None, device: str, **settings: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The whole report, for other programs.")
 @run_option
 @device_option
+@profile_option
 def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> None:
     """Measure each part of the world model on games it never saw, and say which one fails.
 
@@ -307,6 +330,7 @@ def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> N
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the starts and of all draws.")
 @run_option
 @device_option
+@profile_option
 def imagine(run: Path | None, device: str, **settings: Any) -> None:
     """Film dreams beside the real game: real | reconstruction | imagined, under the same actions.
 
@@ -332,6 +356,7 @@ def imagine(run: Path | None, device: str, **settings: Any) -> None:
 @set_option
 @click.option("--dry-run", is_flag=True, help="Print the plan, and do nothing.")
 @device_option
+@profile_option
 def run(file: Path, device: str, dry_run: bool, assignments: tuple[str, ...], **chosen: Any) -> None:
     """Carry out a pipeline FILE in one process; started again, it goes on from where it was stopped.
 

@@ -31,6 +31,7 @@ LEAVES: dict[str, set[str]] = {
     "report": set(),
     "published": set(),
     "plots": {"errors"},
+    "profiling": {"errors"},
     "config": {"errors"},
     "console": {"report"},
     "render": {"errors"},
