@@ -488,25 +488,28 @@ def fetch(what: str, source: Path | None, out: Path | None) -> None:
 
 
 @cli.command()
-@click.option("--preset", default="published", show_default=True, help="published, small or tiny.")
+@click.option("--agent", default="iris", show_default=True, help="iris, delta-iris or twm.")
+@click.option(
+    "--preset", default="published", show_default=True, help="published, small or tiny (delta-iris: atari, crafter)."
+)
 @click.option(
     "--seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Spent on each measurement."
 )
 @click.option("--out", type=PATH, default=None, help="Also write it here: a .json file, or a folder of many.")
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 @device_option
-def bench(preset: str, seconds: float, out: Path | None, as_json: bool, device: str) -> None:
+def bench(agent: str, preset: str, seconds: float, out: Path | None, as_json: bool, device: str) -> None:
     """Measure the throughput of every stage on this machine, and what a full Atari 100k run would take.
 
     \b
     Example: iris bench --preset small
-             iris bench --json --out results/
+             iris bench --agent delta-iris --json --out results/
     """
     from iris_cli import console
     from iris_cli.stages.bench import bench as stage
     from iris_cli.stages.bench import report_of, save
 
-    result = stage(preset=preset, seconds=seconds, device=device)
+    result = stage(agent=agent, preset=preset, seconds=seconds, device=device)
     path = None if out is None else save(result, out)
     if as_json:
         console.facts("bench", result, as_json=True)
