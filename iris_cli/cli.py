@@ -495,23 +495,40 @@ def fetch(what: str, source: Path | None, out: Path | None) -> None:
 @click.option(
     "--seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Spent on each measurement."
 )
+@click.option("--scaling", is_flag=True, help="Measure how cost grows with batch, horizon, ... instead (iris).")
+@click.option("--plot", type=PATH, help="Draw that here: .png, .svg or .pdf.")
 @click.option("--out", type=PATH, default=None, help="Also write it here: a .json file, or a folder of many.")
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 @device_option
-def bench(agent: str, preset: str, seconds: float, out: Path | None, as_json: bool, device: str) -> None:
+def bench(
+    agent: str,
+    preset: str,
+    seconds: float,
+    scaling: bool,
+    plot: Path | None,
+    out: Path | None,
+    as_json: bool,
+    device: str,
+) -> None:
     """Measure the throughput of every stage on this machine, and what a full Atari 100k run would take.
 
     \b
     Example: iris bench --preset small
              iris bench --agent delta-iris --json --out results/
+             iris bench --scaling --plot scaling.png
     """
+    if plot is not None and not scaling:
+        raise click.UsageError("--plot goes with --scaling.")
+    if scaling and agent != "iris":
+        raise click.UsageError("--scaling is measured of the agent iris alone.")
     from iris_cli import console
-    from iris_cli.stages.bench import bench as stage
-    from iris_cli.stages.bench import report_of, save
+    from iris_cli.stages import bench as stage
+    from iris_cli.stages import bench_scaling as growth
 
-    result = stage(agent=agent, preset=preset, seconds=seconds, device=device)
-    path = None if out is None else save(result, out)
+    asked: dict[str, Any] = {"preset": preset, "seconds": seconds, "device": device}
+    result = growth.scaling(plot=plot, **asked) if scaling else stage.bench(agent=agent, **asked)
+    path = None if out is None else stage.save(result, out)
     if as_json:
         console.facts("bench", result, as_json=True)
     else:
-        console.show(report_of(result, path))
+        console.show(growth.report_of(result, path, plot) if scaling else stage.report_of(result, path))

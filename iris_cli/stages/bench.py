@@ -101,16 +101,16 @@ def bench(
     amounts = SCHEDULES[agent].amounts(config.actor_critic.batch_size, config.actor_critic.horizon)
     total = sum(amounts[name] / one.throughput for name, one in measured.items() if name != "imagination")
     return {
-        **_machine(chosen),
+        **machine(chosen),
         "agent": agent,
         "preset": preset,
         "precision": str(subject.dtype).removeprefix("torch."),
         "tokenizer_loss": _tokenizer_loss(agent, subject),
         "batch": config.actor_critic.batch_size,
-        "peak_operations_per_second": _rounded(peak_flops),
-        "peak_bytes_per_second": _rounded(bandwidth),
-        "peak_memory_gb": _rounded(_peak_memory(chosen) / 1e9),
-        "predicted_hours": _rounded(total / 3600),
+        "peak_operations_per_second": rounded(peak_flops),
+        "peak_bytes_per_second": rounded(bandwidth),
+        "peak_memory_gb": rounded(_peak_memory(chosen) / 1e9),
+        "predicted_hours": rounded(total / 3600),
         "assumed": f"games of {GAME_STEPS:,} steps in evaluations; the published schedule of 100,000 steps",
         "memory": memory_plan(subject, measured, SCHEDULES[agent].steps),
         "stages": {
@@ -156,11 +156,12 @@ def memory_plan(
 
 
 def save(result: dict[str, Any], path: Path) -> Path:
-    """Write a result to a file, or into a directory as `DATE-HARDWARE.json`."""
+    """Write a result to a file, or into a directory under its date, hardware and preset."""
     if path.suffix != ".json":
         words = "".join(c if c.isalnum() else " " for c in result["device"]).split()
+        kind = "-scaling" if "scaling" in result else ""
         agent = "" if result["agent"] == "iris" else f"{result['agent']}-"
-        path = path / f"{result['date']}-{'-'.join(words).lower()}-{agent}{result['preset']}.json"
+        path = path / f"{result['date']}-{'-'.join(words).lower()}-{agent}{result['preset']}{kind}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
@@ -173,7 +174,7 @@ def report_of(result: dict[str, Any], path: Path | None) -> Report:
     rows = tuple(
         (
             name, row["throughput"], row["unit"], row["ratio_to_plain"] or "-", f"{row['share_of_run']:.1%}",
-            _rounded(row["seconds"] / 3600), f"{row['share_of_roofline']:.0%}" if "share_of_roofline" in row else "-",
+            rounded(row["seconds"] / 3600), f"{row['share_of_roofline']:.0%}" if "share_of_roofline" in row else "-",
         )
         for name, row in stages.items()
     )  # fmt: skip
@@ -197,30 +198,32 @@ def report_of(result: dict[str, Any], path: Path | None) -> Report:
 def _row(one: Measured, amount: float, total: float, peak_flops: float, bandwidth: float) -> dict[str, Any]:
     seconds = amount / one.throughput
     row: dict[str, Any] = {
-        "throughput": _rounded(one.throughput),
+        "throughput": rounded(one.throughput),
         "unit": one.unit,
-        "ratio_to_plain": None if one.plain is None else _rounded(one.throughput / one.plain),
-        "share_of_run": _rounded(seconds / total),
-        "seconds": _rounded(seconds),
+        "ratio_to_plain": None if one.plain is None else rounded(one.throughput / one.plain),
+        "share_of_run": rounded(seconds / total),
+        "seconds": rounded(seconds),
     }
     if one.work is not None:
         least = max(one.work.operations / peak_flops, one.work.bytes / bandwidth)  # seconds per unit
         row |= {
-            "operations": _rounded(one.work.operations),
-            "bytes": _rounded(one.work.bytes),
-            "share_of_roofline": _rounded(least * one.throughput),
+            "operations": rounded(one.work.operations),
+            "bytes": rounded(one.work.bytes),
+            "share_of_roofline": rounded(least * one.throughput),
         }
     return row
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """To four digits."""
     return float(f"{value:.4g}")
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a figure depends on besides the program."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),

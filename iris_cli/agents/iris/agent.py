@@ -129,7 +129,7 @@ class Agent(nn.Module):
         if segments.tokens is None:
             raise ShapeError("segments must carry tokens to dream from. Got none")
         before = segments.tokens[:, :-1]  # (B, T - 1, 16)
-        tokenizer, dynamics = self._dreaming_in()
+        tokenizer, dynamics = self.dreaming_networks()
         views = tokenizer.decode(before.flatten(0, 1)).unflatten(0, before.shape[:2])
         memory = self.actor_critic.burn_in(views, segments.mask[:, :-1])
         workspace = self._workspace_of(tokenizer, dynamics, len(before))
@@ -143,8 +143,8 @@ class Agent(nn.Module):
             self._workspace = Workspace(tokenizer, dynamics, batch, capture=True)
         return self._workspace
 
-    def _dreaming_in(self) -> tuple[Tokenizer, Dynamics]:
-        """The networks that the policy learns in: these, or copies in the precision of its settings."""
+    def dreaming_networks(self) -> tuple[Tokenizer, Dynamics]:
+        """The networks that the policy learns in: these, or copies in its precision, with the weights of now."""
         dtype = self.dream_dtype
         if dtype == torch.float32:
             return self.tokenizer, self.dynamics
