@@ -120,6 +120,7 @@ def growth(path: Path, panels: Sequence[Panel], *, title: str) -> Path:
         axes = figure.add_subplot(rows, 2, index + 1)
         _dress(axes, panel.curve.label, panel.x_label, panel.y_label)
         axes.title.set_fontsize(9)
+        axes.yaxis.label.set_fontsize(8)
         _draw(axes, [panel.curve], marker="o")
         axes.set_xscale("log", base=2 if np.max(panel.curve.x) < 5000 else 10)
         axes.set_xticks(panel.curve.x, labels=[f"{value:,g}" for value in np.asarray(panel.curve.x)], minor=False)

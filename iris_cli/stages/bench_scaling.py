@@ -1,13 +1,13 @@
 """`iris bench --scaling`: how the cost of IRIS grows with batch, horizon, context, tokens per frame and dataset.
 
 One size varies at a time, the others stay at a small setting that is said beside the figures. A point that would take
-too long on this machine, judged by the one before it, is not measured, and says so. Weights and data are random.
+too long on this machine, judged by the one before it, is not measured, and says so. Weights and data are random. The
+quickest repetition counts, and on a single thread its processor time, as a busy machine can only slow things.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -51,14 +51,14 @@ def scaling(
 
     Args:
         preset: of the iris agent.
-        seconds: spent on each point, at least; one whose single repetition would take `PATIENCE` times as long is
+        seconds: spent on each point after a repetition to warm up, at least; one whose single repetition would take `PATIENCE` times as long is
             left out.
         device: for the networks.
         plot: where to draw the figures, or None.
 
     Returns:
         JSON-safe: the machine, and `scaling`: axis -> unit, at (what stays the same), values, and throughput in units
-        per second, None where not measured.
+        per second, None where not measured. `clock` says of which seconds.
 
     Raises:
         ConfigError: for an unknown preset, device or kind of picture, before anything is measured.
@@ -86,6 +86,7 @@ def scaling(
         "agent": "iris",
         "preset": preset,
         "precision": str(axes.dtype).removeprefix("torch."),
+        "clock": timed.clock,
         "scaling": {name: {**AXES[name], **points} for name, points in measured.items()},
     }
     if plot is not None:
@@ -98,7 +99,7 @@ AXES: dict[str, dict[str, Any]] = {
     "horizon": {"unit": "imagined frames", "at": {"batch": BATCH, "context": 1}},
     "context": {"unit": "imagined frames", "at": {"batch": BATCH, "horizon": HORIZON}},
     "tokens_per_frame": {
-        "unit": "imagined frames, not decoded", "at": {"batch": BATCH, "horizon": f"up to {HORIZON}", "context": 0},
+        "unit": "imagined frames (not decoded)", "at": {"batch": BATCH, "horizon": f"up to {HORIZON}", "context": 0},
     },
     "dataset_steps": {"unit": "dynamics updates", "at": {"batch": BATCH}},
 }  # fmt: skip
@@ -143,6 +144,8 @@ class _Timed:
 
     def __init__(self, seconds: float, device: torch.device) -> None:
         self._seconds, self._device = seconds, device
+        alone = device.type == "cpu" and torch.get_num_threads() == 1
+        self.clock, self._now = ("processor", time.process_time) if alone else ("wall", time.perf_counter)
 
     def along(self, values: Sequence[int], point: Callable[[int], Point], *, grows: bool = True) -> dict[str, Any]:
         """Units per second at each value, ascending; if the cost grows with it, None where it would take too long."""
@@ -164,14 +167,14 @@ class _Timed:
         taken = [self._once(work)]
         while sum(taken) < self._seconds and len(taken) < 100:
             taken.append(self._once(work))
-        return median(taken)
+        return min(taken)
 
     def _once(self, work: Callable[[], object]) -> float:
         self._wait()
-        begun = time.perf_counter()
+        begun = self._now()
         work()
         self._wait()
-        return time.perf_counter() - begun
+        return self._now() - begun
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
