@@ -146,6 +146,7 @@ def test_networks_that_moved_are_read_where_they_are_now(dreamer: Dreamer) -> No
         _, dream = dreamer.agent.actor_critic_start(dreamer.segments, generator)
         for _ in range(STEPS):
             assert dream.step(torch.zeros(BATCH, dtype=torch.int64, device="cuda")).ends.all()
+        del dream  # it would keep its workspace
 
 
 @pytest.mark.pipeline

@@ -51,8 +51,8 @@ def scaling(
 
     Args:
         preset: of the iris agent.
-        seconds: spent on each point after a repetition to warm up, at least; one whose single repetition would take `PATIENCE` times as long is
-            left out.
+        seconds: spent on each point, at least, after a repetition to warm up; one whose single repetition would take
+            `PATIENCE` times as long is left out.
         device: for the networks.
         plot: where to draw the figures, or None.
 
