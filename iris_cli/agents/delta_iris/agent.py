@@ -56,6 +56,7 @@ class Agent(nn.Module):
         self.tokenizer.config = config.tokenizer
         self.dynamics.config = config.dynamics
         self.actor_critic.config = config.actor_critic
+        self._workspace = None
 
     def see(self, frames: Tensor) -> Tensor:
         """What the policy looks at: frames (N, 3, 64, 64) uint8 -> the same, float32 in [0, 1]."""
@@ -142,7 +143,8 @@ class Agent(nn.Module):
         """Where such dreams were worked out before, if that is free and still fits."""
         if self._workspace is None or not self._workspace.serves(self.tokenizer, self.dynamics, batch):
             self._workspace = None  # its memory goes first
-            self._workspace = Workspace(self.tokenizer, self.dynamics, batch, capture=True)
+            capture = self.config.actor_critic.cuda_graphs
+            self._workspace = Workspace(self.tokenizer, self.dynamics, batch, capture=capture)
         return self._workspace
 
     def actor_critic_loss(self, segments: Segments, generator: torch.Generator | None = None) -> Losses:

@@ -66,6 +66,7 @@ class Agent(nn.Module):
         self.config = config
         self.tokenizer, self.dynamics, self.actor_critic = fresh.tokenizer, fresh.dynamics, fresh.actor_critic
         self.exploration = fresh.exploration
+        self._workspace = None
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +141,7 @@ class Agent(nn.Module):
         """Where such dreams were worked out before, if that is free and still fits."""
         if self._workspace is None or not self._workspace.serves(tokenizer, dynamics, batch):
             self._workspace = None  # its memory goes first
-            self._workspace = Workspace(tokenizer, dynamics, batch, capture=True)
+            self._workspace = Workspace(tokenizer, dynamics, batch, capture=self.config.actor_critic.cuda_graphs)
         return self._workspace
 
     def dreaming_networks(self) -> tuple[Tokenizer, Dynamics]:

@@ -127,7 +127,7 @@ class ActorCriticConfig:
 
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {"horizon", "burn_in", "gamma", "lam", "entropy_weight", "batch_size", "learning_rate", "clip_norm"}
-        | {"objective", "clip_ratio", "passes", "rollouts_per_start", "precision", "compiled"}
+        | {"objective", "clip_ratio", "passes", "rollouts_per_start", "precision", "cuda_graphs", "compiled"}
     )
 
     network: str = "pooled"  # pooled: the published one; strided: strides in place of the large maps, for laptops
@@ -142,6 +142,7 @@ class ActorCriticConfig:
     learning_rate: float = 1e-4  # Adam, constant
     clip_norm: float = 10.0
     precision: str = "auto"  # of its dreams; auto: bfloat16 where the processor multiplies it
+    cuda_graphs: bool = True  # on a GPU, capture the steps of its dreams and replay them; the same draws, far sooner
     compiled: bool = False  # on a GPU, decode dreams in bfloat16 through torch.compile; as in the dynamics
     # Variants, not in the paper or released code:
     objective: str = "reinforce"  # reinforce: published; clipped: of the probability ratio (Schulman et al. 2017, PPO)

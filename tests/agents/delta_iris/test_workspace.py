@@ -1,6 +1,7 @@
 """Dreams in memory that never moves: what a CUDA graph needs, as far as a CPU can tell."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -106,3 +107,15 @@ def test_a_dream_that_is_still_under_way_keeps_its_workspace(tiny: Agent, segmen
     second = tiny.actor_critic_start(segments)[1]
 
     assert second._work is not first._work
+
+
+def test_graphs_are_a_setting(tiny: Agent, segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bool] = []
+    monkeypatch.setattr(f"{Agent.__module__}.Workspace", lambda *of, capture: made.append(capture) or Workspace(*of))
+    agent = copy.deepcopy(tiny)
+    for wanted in (True, False):
+        settings = dataclasses.replace(agent.config.actor_critic, cuda_graphs=wanted)
+        agent.configure(dataclasses.replace(agent.config, actor_critic=settings))
+        agent.eval().actor_critic_start(segments)
+
+    assert made == [True, False]

@@ -1,6 +1,7 @@
 """Dreams in memory that never moves: what a CUDA graph needs, as far as a CPU can tell."""
 
 import copy
+import dataclasses
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -213,3 +214,15 @@ def test_copies_in_bfloat16_are_refreshed_where_they_are(
 
     assert dream._work is work
     assert (dream.tokens == 3).all()
+
+
+def test_graphs_are_a_setting(agent: Agent, segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bool] = []
+    monkeypatch.setattr(f"{Agent.__module__}.Workspace", lambda *of, capture: made.append(capture) or Workspace(*of))
+    agent = copy.deepcopy(agent)
+    for wanted in (True, False):
+        settings = dataclasses.replace(agent.config.actor_critic, cuda_graphs=wanted)
+        agent.configure(dataclasses.replace(agent.config, actor_critic=settings))
+        agent.eval().actor_critic_start(segments)
+
+    assert made == [True, False]
