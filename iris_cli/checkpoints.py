@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from iris_cli.errors import RunError
+from iris_cli.latest import first_line, older, read_state
 
 KEPT = 2  # newest checkpoints that stay on disk
 
@@ -51,7 +52,7 @@ def write_checkpoint(directory: Path, number: int, checkpoint: Checkpoint) -> Pa
         return _write(directory, number, checkpoint)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save's own errors are of the last kind
         raise RunError(
-            f"the checkpoint cannot be written ({_first_line(error)})", where=directory,
+            f"the checkpoint cannot be written ({first_line(error)})", where=directory,
             fix="The one before it stands; once there is room, the same command goes on from it.",
         ) from None  # fmt: skip
 
@@ -78,23 +79,6 @@ def _write(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
     return final
 
 
-def latest_checkpoint(directory: Path) -> Path | None:
-    """The directory that `latest` names, or None where nothing was ever saved.
-
-    Raises:
-        RunError: if it names one that is not there or not whole.
-    """
-    pointer = directory / "latest"
-    if not pointer.exists():
-        return None
-    path = directory / pointer.read_text(encoding="utf-8", errors="replace").strip()
-    if path.parent != directory or not (path / "done").exists():
-        raise RunError(
-            "the latest checkpoint is not whole", where=path, fix=f"Write the name of an older one into {pointer}."
-        )
-    return path
-
-
 def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Checkpoint:
     """Read a checkpoint.
 
@@ -112,22 +96,10 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
         loaded = _read_tensors(path / "optimizers.pt") if optimizers else {}
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(
-            f"the checkpoint cannot be read ({_first_line(error)})", where=path,
-            fix=_older(path),
+            f"the checkpoint cannot be read ({first_line(error)})", where=path,
+            fix=older(path),
         ) from None  # fmt: skip
     return Checkpoint(weights, loaded, state)
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint alone, as in `Checkpoint`.
-
-    Raises:
-        RunError: if it is missing or damaged.
-    """
-    try:
-        return json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"the checkpoint cannot be read ({_first_line(error)})", where=path, fix=_older(path)) from None
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -149,14 +121,6 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds something else")
     return content
-
-
-def _older(path: Path) -> str:
-    return f"An older one may lie beside it; write its name into {path.parent / 'latest'}."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _flush(path: Path) -> None:

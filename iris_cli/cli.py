@@ -1,10 +1,11 @@
 """The commands: a name, options, one sentence, an example and one call. All that is heavy is imported inside."""
 
 import errno
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -63,6 +64,9 @@ def main() -> None:
     # without spinning they took 2.5 times as long on idle cores; with GNU's long default, threads on a busy machine
     # became five times slower than one.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    cache = os.environ.get("IRIS_CACHE") or os.path.expanduser("~/.cache/iris")
+    # What torch.compile made lies where a restart of the machine leaves it.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "inductor"))
     try:
         cli()
     except SystemExit as leaving:
@@ -90,6 +94,25 @@ def set_option(command: F) -> F:
     )(command)
 
 
+def profile_option(command: F) -> F:
+    """--profile, for the stages and pipelines."""
+
+    @functools.wraps(command)
+    def perhaps_profiled(*arguments: Any, profile: Path | None, **options: Any) -> Any:
+        if profile is None:
+            return command(*arguments, **options)
+        from iris_cli import console
+        from iris_cli.profiling import profiled
+
+        with profiled(profile):
+            result = command(*arguments, **options)
+        console.warn(f"the trace is in {profile}; ui.perfetto.dev draws it")  # apart from what programs read
+        return result
+
+    option = click.option("--profile", type=PATH, help="Write a trace of every operator here: .json, for short work.")
+    return cast(F, option(perhaps_profiled))
+
+
 def updates_option(command: F) -> F:
     """--updates, of the training stages."""
     return click.option(
@@ -108,7 +131,7 @@ def training_options(command: F) -> F:
         click.option("--run", type=PATH, help="Run directory.  [default: runs/ and the dataset's name]"),
     ):
         command = option(command)
-    return device_option(set_option(command))
+    return device_option(set_option(profile_option(command)))
 
 
 @cli.command()
@@ -122,6 +145,7 @@ def training_options(command: F) -> F:
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and random actions; a run has its own.")
 @device_option
+@profile_option
 def collect(
     env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, **settings: Any
 ) -> None:
@@ -246,6 +270,7 @@ def train_agent(dataset: Path, updates: int | None, **run: Any) -> None:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and policy draws.")
 @run_option
 @device_option
+@profile_option
 def evaluate(run: Path | None, device: str, **settings: Any) -> None:
     """Play whole games by the published protocol and write a report of every score.
 
@@ -270,6 +295,7 @@ def evaluate(run: Path | None, device: str, **settings: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The whole report, for other programs.")
 @run_option
 @device_option
+@profile_option
 def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> None:
     """Measure each part of the world model on games it never saw, and say which one fails.
 
@@ -304,6 +330,7 @@ def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> N
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the starts and of all draws.")
 @run_option
 @device_option
+@profile_option
 def imagine(run: Path | None, device: str, **settings: Any) -> None:
     """Film dreams beside the real game: real | reconstruction | imagined, under the same actions.
 
@@ -329,6 +356,7 @@ def imagine(run: Path | None, device: str, **settings: Any) -> None:
 @set_option
 @click.option("--dry-run", is_flag=True, help="Print the plan, and do nothing.")
 @device_option
+@profile_option
 def run(file: Path, device: str, dry_run: bool, assignments: tuple[str, ...], **chosen: Any) -> None:
     """Carry out a pipeline FILE in one process; started again, it goes on from where it was stopped.
 
@@ -460,27 +488,47 @@ def fetch(what: str, source: Path | None, out: Path | None) -> None:
 
 
 @cli.command()
-@click.option("--preset", default="published", show_default=True, help="published, small or tiny.")
+@click.option("--agent", default="iris", show_default=True, help="iris, delta-iris or twm.")
+@click.option(
+    "--preset", default="published", show_default=True, help="published, small or tiny (delta-iris: atari, crafter)."
+)
 @click.option(
     "--seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Spent on each measurement."
 )
+@click.option("--scaling", is_flag=True, help="Measure how cost grows with batch, horizon, ... instead (iris).")
+@click.option("--plot", type=PATH, help="Draw that here: .png, .svg or .pdf.")
 @click.option("--out", type=PATH, default=None, help="Also write it here: a .json file, or a folder of many.")
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 @device_option
-def bench(preset: str, seconds: float, out: Path | None, as_json: bool, device: str) -> None:
+def bench(
+    agent: str,
+    preset: str,
+    seconds: float,
+    scaling: bool,
+    plot: Path | None,
+    out: Path | None,
+    as_json: bool,
+    device: str,
+) -> None:
     """Measure the throughput of every stage on this machine, and what a full Atari 100k run would take.
 
     \b
     Example: iris bench --preset small
-             iris bench --json --out results/
+             iris bench --agent delta-iris --json --out results/
+             iris bench --scaling --plot scaling.png
     """
+    if plot is not None and not scaling:
+        raise click.UsageError("--plot goes with --scaling.")
+    if scaling and agent != "iris":
+        raise click.UsageError("--scaling is measured of the agent iris alone.")
     from iris_cli import console
-    from iris_cli.stages.bench import bench as stage
-    from iris_cli.stages.bench import report_of, save
+    from iris_cli.stages import bench as stage
+    from iris_cli.stages import bench_scaling as growth
 
-    result = stage(preset=preset, seconds=seconds, device=device)
-    path = None if out is None else save(result, out)
+    asked: dict[str, Any] = {"preset": preset, "seconds": seconds, "device": device}
+    result = growth.scaling(plot=plot, **asked) if scaling else stage.bench(agent=agent, **asked)
+    path = None if out is None else stage.save(result, out)
     if as_json:
         console.facts("bench", result, as_json=True)
     else:
-        console.show(report_of(result, path))
+        console.show(growth.report_of(result, path, plot) if scaling else stage.report_of(result, path))

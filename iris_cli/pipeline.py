@@ -9,11 +9,11 @@ from typing import Any
 
 from iris_cli import console
 from iris_cli.card import read_card
-from iris_cli.checkpoints import latest_checkpoint, read_state
 from iris_cli.config import to_mapping
 from iris_cli.device import choose_device
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import Interrupted, IrisError, RunError
+from iris_cli.latest import latest_checkpoint, read_state
 from iris_cli.plan import Plan, Planned, check_order
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report

@@ -39,6 +39,16 @@ class Curve:
             raise ShapeError(f"a curve needs as many y as x, but has {shapes}", where=f"curve '{self.label}'")
 
 
+def check(path: Path) -> None:
+    """Go on only if a picture can be drawn there.
+
+    Raises:
+        ConfigError: for another kind of file than a picture's.
+        IrisError: without matplotlib.
+    """
+    _figure(path, [path])
+
+
 def learning_curves(
     path: Path,
     curves: Sequence[Curve],
@@ -87,24 +97,66 @@ def performance_profiles(path: Path, curves: Sequence[Curve], *, title: str) -> 
     return _write(figure, axes, path)
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A small picture among others: y against x on a logarithmic axis."""
+
+    x_label: str
+    y_label: str
+    curve: Curve
+
+
+def growth(path: Path, panels: Sequence[Panel], *, title: str) -> Path:
+    """Draw panels in two columns; each curve's label stands above it, and its y axis begins at 0.
+
+    Raises:
+        As `learning_curves`.
+    """
+    figure = _figure(path, panels)
+    rows = -(-len(panels) // 2)
+    figure.set_size_inches(SIZE[0] * 1.2, 2.6 * rows)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    for index, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, 2, index + 1)
+        _dress(axes, panel.curve.label, panel.x_label, panel.y_label)
+        axes.title.set_fontsize(9)
+        axes.yaxis.label.set_fontsize(8)
+        _draw(axes, [panel.curve], marker="o")
+        axes.set_xscale("log", base=2 if np.max(panel.curve.x) < 5000 else 10)
+        axes.set_xticks(panel.curve.x, labels=[f"{value:,g}" for value in np.asarray(panel.curve.x)], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.set_ylim(bottom=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
 def _axes(path: Path, curves: Sequence[Curve], title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
+    figure = _figure(path, curves)
+    axes = figure.add_subplot()
+    _dress(axes, title, x_label, y_label)
+    return figure, axes
+
+
+def _figure(path: Path, drawn: Sequence[object]) -> Any:
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"a plot is {', '.join(SUFFIXES)}, not '{path.suffix}'", where=path)
-    if not curves:
+    if not drawn:
         raise ShapeError("there are no curves to draw", where=path)
     try:  # here, because it is an extra, and slow to import
         from matplotlib.figure import Figure
     except ImportError:
         raise IrisError("plots need matplotlib", fix="Install it: pip install 'iris-wm[plot]'") from None
-    figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, layout="constrained")
-    axes = figure.add_subplot()
+    return Figure(figsize=SIZE, dpi=DOTS_PER_INCH, layout="constrained")
+
+
+def _dress(axes: Any, title: str, x_label: str, y_label: str) -> None:
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(color="#E4E4E4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _draw(axes: Any, curves: Sequence[Curve], *, marker: str | None) -> None:

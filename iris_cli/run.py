@@ -32,11 +32,12 @@ from torch import Tensor
 
 from iris_cli.agents import build, config_for, section_presets_for, view_of
 from iris_cli.card import FORMAT, read_card
-from iris_cli.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint, write_atomically, write_checkpoint
+from iris_cli.checkpoints import Checkpoint, read_checkpoint, write_atomically, write_checkpoint
 from iris_cli.config import dump_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, RunError, TrainingError
+from iris_cli.latest import latest_checkpoint
 from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.learn.visits import Visits
 from iris_cli.progress import Progress

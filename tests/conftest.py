@@ -30,6 +30,15 @@ Command = Callable[..., Result]
 Scored = Callable[..., Path]
 
 
+@pytest.fixture
+def recorded_graphs(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Makes graphs that work without a GPU; see recorded_graphs.py."""
+    monkeypatch.syspath_prepend(repository / "tests")
+    from recorded_graphs import RecordedGraphs
+
+    return RecordedGraphs
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_fetched_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests never see weights that a user fetched."""

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from iris_cli import checkpoints
-from iris_cli.checkpoints import Checkpoint, latest_checkpoint, read_checkpoint, write_atomically, write_checkpoint
+from iris_cli.checkpoints import Checkpoint, read_checkpoint, write_atomically, write_checkpoint
 from iris_cli.errors import RunError
+from iris_cli.latest import latest_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -57,6 +57,21 @@ def test_environments_start_without_torch(repository: Path) -> None:
     assert shown.stdout == "False\n"
 
 
+def test_what_touches_no_model_needs_no_torch(scored: Callable[..., Path], repository: Path) -> None:
+    run = str(scored("a", mean=3.0).resolve())
+    asked = (["info", run, "--json"], ["scores", run, "--json"], ["curve", run, "--out", f"{run}/curve.png"])
+    code = (
+        "import sys; from iris_cli.cli import cli\n"
+        f"for arguments in {asked!r}:\n"
+        "    cli(arguments, standalone_mode=False)\n"
+        "print('torch:', 'torch' in sys.modules, file=sys.stderr)"
+    )
+
+    shown = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+
+    assert shown.stderr.endswith("torch: False\n"), shown.stderr
+
+
 def test_the_version_is_the_packages(command: Command) -> None:
     assert command("--version").output == f"iris, version {VERSION}\n"
 

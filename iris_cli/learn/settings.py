@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from iris_cli.errors import ConfigError
 
+PRECISIONS = ("auto", "float32", "bfloat16")  # auto: bfloat16 where the processor multiplies it
+
 
 def one_of(where: str, value: str, allowed: Iterable[str]) -> None:
     """Go on only with an allowed word.

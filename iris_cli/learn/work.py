@@ -1,12 +1,14 @@
 """How much work a computation is, and how much a processor can do: the two sides of a roofline."""
 
 import time
+import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -36,6 +38,52 @@ def counted(work: Callable[[], object]) -> Work:
     with _Counter() as counter:
         work()
     return Work(counter.operations, counter.bytes)
+
+
+class Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Within it, counts the bytes that autograd keeps for backward passes: activations, each piece of memory once.
+
+    Args:
+        modules: whose weights do not count.
+
+    Attributes:
+        peak: bytes, the most that were kept at a time.
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__(self._pack, lambda held: held.tensor)
+        self.peak = self._now = 0
+        self._holders: Counter[int] = Counter()
+        self._weights = {
+            tensor.untyped_storage().data_ptr()
+            for module in modules
+            for tensor in (*module.parameters(), *module.buffers())
+        }
+
+    def __enter__(self) -> "Kept":  # type: ignore[override]
+        super().__enter__()
+        return self
+
+    def _pack(self, tensor: Tensor) -> "_Held":
+        held, storage = _Held(tensor.detach()), tensor.untyped_storage()
+        place, size = storage.data_ptr(), storage.nbytes()
+        if place not in self._weights:
+            if not self._holders[place]:
+                self._now += size
+                self.peak = max(self.peak, self._now)
+            self._holders[place] += 1
+            weakref.finalize(held, self._release, place, size)
+        return held
+
+    def _release(self, place: int, size: int) -> None:
+        self._holders[place] -= 1
+        if not self._holders[place]:
+            self._now -= size
+
+
+class _Held:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 class _Counter(TorchDispatchMode):

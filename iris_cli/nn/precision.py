@@ -11,13 +11,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-PRECISIONS = ("auto", "float32", "bfloat16")  # auto: bfloat16 where the processor multiplies it
-
 M = TypeVar("M", bound=nn.Module)
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What `precision`, one of `PRECISIONS`, means on a device."""
+    """What `precision`, auto, float32 or bfloat16, means on a device."""
     if precision == "auto":
         precision = "bfloat16" if multiplies_bfloat16(device) else "float32"
     return torch.bfloat16 if precision == "bfloat16" else torch.float32

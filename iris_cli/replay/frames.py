@@ -36,6 +36,10 @@ class Frames(Protocol):
     def place(self) -> str:
         """device, memory or disk."""
 
+    @property
+    def frame_bytes(self) -> int:
+        """What a frame takes, wherever it lies."""
+
     def fits(self, steps: int) -> bool:
         """Whether there is room for so many, those that are here included."""
 
@@ -61,6 +65,7 @@ class OnDevice:
 
     def __init__(self, device: torch.device, shape: Shape) -> None:
         self._frames = torch.zeros(1, *shape, dtype=torch.uint8, device=device)
+        self.frame_bytes = math.prod(shape)
 
     def fits(self, steps: int) -> bool:
         room = self._room(steps)
@@ -92,7 +97,7 @@ class InMemory:
     place = "memory"
 
     def __init__(self, device: torch.device, shape: Shape) -> None:
-        self._device, self._shape = device, shape
+        self._device, self._shape, self.frame_bytes = device, shape, math.prod(shape)
         self._blocks: list[Tensor] = []
         self._steps = 0
 
@@ -118,7 +123,7 @@ class OnDisk:
     place = "disk"
 
     def __init__(self, device: torch.device, shape: Shape) -> None:
-        self._device, self._shape = device, shape
+        self._device, self._shape, self.frame_bytes = device, shape, math.prod(shape)
         self._dataset: Dataset | None = None
         self._blocks: OrderedDict[int, Tensor] = OrderedDict()  # the one drawn last comes last
 

@@ -127,6 +127,12 @@ class Replay:
         return None if self._tokens is None else self._tokens[1:]
 
     @property
+    def step_bytes(self) -> int:
+        """Memory that one step takes, its tokens included where some were set."""
+        fields = (self._actions, self._rewards, self._ends, self._terminations, self._cuts, self._tokens)
+        return self._frames.frame_bytes + sum(field[0].nbytes for field in fields if field is not None)
+
+    @property
     def is_tokenized(self) -> bool:
         """Whether all steps have tokens."""
         return self._tokens is not None and len(self._tokens) == self.num_steps + 1

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from iris_cli.card import read_card
-from iris_cli.checkpoints import latest_checkpoint, read_state
 from iris_cli.errors import DatasetError, IrisError, RunError
+from iris_cli.latest import latest_checkpoint, read_state
 from iris_cli.learn.achievements import summarise
 from iris_cli.replay.dataset import Dataset
 

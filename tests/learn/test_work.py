@@ -1,9 +1,10 @@
 """Operations and bytes are counted as one would on paper."""
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from iris_cli.learn.work import Work, counted, peaks
+from iris_cli.learn.work import Kept, Work, counted, peaks
 
 
 def test_a_product_is_two_operations_per_multiply_add() -> None:
@@ -35,3 +36,17 @@ def test_the_processor_does_something() -> None:
 
     assert operations > 1e8
     assert moved > 1e7
+
+
+def test_what_a_backward_pass_needs_is_counted_once_and_let_go_with_it() -> None:
+    layer, x = nn.Linear(5, 7), torch.randn(3, 5)
+
+    with Kept(layer) as kept:
+        for _ in range(2):
+            hidden = layer(x)  # keeps x
+            (hidden.exp() + hidden.exp()).sum().backward()  # keeps two results
+
+    assert kept.peak == 4 * (3 * 5 + 2 * 3 * 7)
+    assert kept._now == 0
+    plain = torch.autograd.grad((layer(x).exp() + layer(x).exp()).sum(), list(layer.parameters()))
+    torch.testing.assert_close(layer.weight.grad, 2 * plain[0])

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from iris_cli.agents.delta_iris.dynamics import Dynamics
 from iris_cli.agents.delta_iris.tokenizer import Tokenizer
 from iris_cli.agents.delta_iris.transformer_tokenizer import TransformerTokenizer
 from iris_cli.agents.delta_iris.transition_tokenizer import TransitionTokenizer
-from iris_cli.agents.delta_iris.world import DeltaIrisDream, view_of
+from iris_cli.agents.delta_iris.world import DeltaIrisDream, Workspace, view_of
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import actor_critic_loss
 from iris_cli.learn.diagnosis import Diagnosis, Episode
@@ -47,6 +48,11 @@ class Agent(nn.Module):
         self.tokenizer: TransitionTokenizer = kind(config.tokenizer, **sizes)
         self.dynamics = Dynamics(config.dynamics, codes=config.tokenizer.codes, **sizes)
         self.actor_critic = ActorCritic(config.actor_critic, **sizes)
+        self._workspace: Workspace | None = None  # of the dreams that the policy learns in
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the agent dreams in a workspace of its own."""
+        return {**super().__getstate__(), "_workspace": None}
 
     def configure(self, config: DeltaIrisConfig) -> None:
         """Adopt settings of how the components learn; the networks and their weights stay as they are."""
@@ -54,6 +60,7 @@ class Agent(nn.Module):
         self.tokenizer.config = config.tokenizer
         self.dynamics.config = config.dynamics
         self.actor_critic.config = config.actor_critic
+        self._workspace = None
 
     def see(self, frames: Tensor) -> Tensor:
         """What the policy looks at: frames (N, 3, 64, 64) uint8 -> the same, float32 in [0, 1]."""
@@ -91,6 +98,7 @@ class Agent(nn.Module):
         *,
         greedy: bool = False,
         keep: int = 1,
+        workspace: Workspace | None = None,
     ) -> DeltaIrisDream:
         """Begin to dream after C real frames.
 
@@ -101,6 +109,7 @@ class Agent(nn.Module):
             generator: of all draws, on the agent's device; None is torch's global one.
             greedy: take what is most probable instead of drawing.
             keep: frames that the dream goes on from where its positions are used up; 1 is published.
+            workspace: to work it out in, of the agent's networks and B, which no other dream uses; None is a new one.
 
         Raises:
             ShapeError: if shapes do not agree, or C exceeds the positions.
@@ -108,8 +117,9 @@ class Agent(nn.Module):
         if tokens is None:
             tokens = self.tokenizer.encode_rows(frames, actions)
         return DeltaIrisDream(
-            self.tokenizer, self.dynamics, frames, actions, tokens, generator=generator, greedy=greedy, keep=keep
-        )
+            self.tokenizer, self.dynamics, frames, actions, tokens, generator=generator, greedy=greedy, keep=keep,
+            workspace=workspace,
+        )  # fmt: skip
 
     def actor_critic_start(
         self, segments: Segments, generator: torch.Generator | None = None
@@ -126,7 +136,17 @@ class Agent(nn.Module):
         if segments.frames is None:
             raise ShapeError("segments must carry frames to dream from. Got none")
         memory = self.actor_critic.burn_in(*self._before(segments))
-        return memory, self.begin_dream(segments.frames, None, segments.actions[:, :-1], generator)
+        workspace = self._workspace_of(len(segments.frames))
+        actions = segments.actions[:, :-1]
+        return memory, self.begin_dream(segments.frames, None, actions, generator, workspace=workspace)
+
+    def _workspace_of(self, batch: int) -> Workspace:
+        """Where such dreams were worked out before, if that is free and still fits."""
+        if self._workspace is None or not self._workspace.serves(self.tokenizer, self.dynamics, batch):
+            self._workspace = None  # its memory goes first
+            capture = self.config.actor_critic.cuda_graphs
+            self._workspace = Workspace(self.tokenizer, self.dynamics, batch, capture=capture)
+        return self._workspace
 
     def actor_critic_loss(self, segments: Segments, generator: torch.Generator | None = None) -> Losses:
         """The loss of policy and values in dreams that begin at the segments' last steps; moves the slow copy.

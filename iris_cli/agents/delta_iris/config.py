@@ -173,7 +173,7 @@ class ActorCriticConfig:
     """The residual-CNN-LSTM policy and value, their slow copy, and how they learn in imagination."""
 
     MUTABLE: ClassVar[frozenset[str]] = _LEARNING | {
-        "horizon", "burn_in", "gamma", "lam", "entropy_weight", "target_decay"
+        "horizon", "burn_in", "gamma", "lam", "entropy_weight", "target_decay", "cuda_graphs"
     }  # fmt: skip
 
     latent_channels: int = 16  # channels the frame encoder ends with
@@ -193,6 +193,7 @@ class ActorCriticConfig:
     learning_rate: float = 1e-4  # Adam, constant
     clip_norm: float = 10.0
     priority: float = 1.0  # (Crafter: 5)
+    cuda_graphs: bool = True  # on a GPU, capture the steps of its dreams and replay them; the same draws, far sooner
 
     def __post_init__(self) -> None:
         _network("actor_critic", self, self.base_channels)

@@ -32,6 +32,7 @@ class Tokenizer(TransitionTokenizer):
         "latent_channels", "base_channels", "channel_multipliers", "halvings", "patch", "codes", "code_width",
     )  # fmt: skip
     encoding_weights = ("encoder.", "encoder_act_emb.", "quantizer.codebook", "quantizer.pre_quant_proj.")
+    decodes_alone = True
 
     def __init__(self, config: TokenizerConfig, *, num_actions: int, image_size: int = IMAGE_SIZE) -> None:
         super().__init__(config, image_size=image_size)

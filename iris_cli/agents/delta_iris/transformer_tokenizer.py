@@ -46,6 +46,7 @@ class TransformerTokenizer(TransitionTokenizer):
 
     encoding_fields = ("variant", "patch_pixels", "layers", "heads", "width", "max_transitions", "codes", "code_width")
     encoding_weights = ("encoder.", "encoder_act_emb.", "quantizer.codebook", "quantizer.pre_quant_proj.")
+    decodes_alone = False
 
     def __init__(self, config: TokenizerConfig, *, num_actions: int, image_size: int = IMAGE_SIZE) -> None:
         super().__init__(config, image_size=image_size)
@@ -191,7 +192,7 @@ class _Painting:
             for cache in self._caches:
                 cache.reset()
             self._read(list(self._kept))
-        self._kept.append((frames, actions, tokens))
+        self._kept.append((frames.clone(), actions.clone(), tokens.clone()))
         return self._read([(frames, actions, tokens)])[:, -1]
 
     @torch.no_grad()

@@ -36,10 +36,12 @@ class TransitionTokenizer(nn.Module, ABC):
     Attributes:
         encoding_fields: settings that tokens depend on, besides the weights.
         encoding_weights: how the names of those weights begin.
+        decodes_alone: whether what came before a transition plays no role, so that `painter` is `decode`.
     """
 
     encoding_fields: ClassVar[tuple[str, ...]]
     encoding_weights: ClassVar[tuple[str, ...]]
+    decodes_alone: ClassVar[bool]
     quantizer: CosineQuantizer
     encoder_act_emb: nn.Embedding
 

@@ -7,22 +7,131 @@ everything but the present frame is forgotten, and the positions start anew.
 Source: fact sheet of Δ-IRIS, section 5.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from iris_cli.agents.delta_iris.config import TOKENS_PER_BLOCK, TOKENS_PER_TRANSITION
 from iris_cli.agents.delta_iris.dynamics import Dynamics
-from iris_cli.agents.delta_iris.transition_tokenizer import TransitionTokenizer
+from iris_cli.agents.delta_iris.transition_tokenizer import Painter, TransitionTokenizer
 from iris_cli.errors import ShapeError
 from iris_cli.learn.world import Outcome
+from iris_cli.nn.graphs import Graphs, identity
 from iris_cli.nn.kv_cache import KVCache
 from iris_cli.nn.sampling import sample
 
 Draw = Callable[[Tensor], Tensor]  # logits (B, classes) -> (B,) int64
+
+
+class Workspace:
+    """What the dreams of B episodes are worked out in, one dream after another: memory that never moves.
+
+    A step reads and writes only the networks and the tensors below, so that on CUDA it becomes a graph, one for each
+    length that the cache has when a step begins.
+
+    Args:
+        tokenizer, dynamics: in eval mode.
+        batch: B.
+        greedy: take what is most probable instead of drawing.
+        capture: whether to make graphs; it pays for dreams that are begun again and again.
+
+    Attributes:
+        cache: what the dynamics has read.
+        frames: (B, 3, S, S) uint8, the present ones.
+        actions: (B,) int64 of the step to be imagined.
+        rewards, ends: (B,) float32 and bool that it led to.
+        tokens: (B, 4) int64 of the transition.
+        unread: how many embeddings there are to be read before the next action: 0, the present frame's, or the last
+            token's and the frame's.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TransitionTokenizer,
+        dynamics: Dynamics,
+        batch: int,
+        *,
+        greedy: bool = False,
+        capture: bool = False,
+    ) -> None:
+        self._tokenizer, self._dynamics, self._greedy = tokenizer, dynamics, greedy
+        self._paint: Painter = tokenizer.decode
+        self._identity = identity(tokenizer, dynamics)
+        self._dream: weakref.ref[DeltaIrisDream] | None = None
+        weight = dynamics.embed_tokens.weight
+        device, size = weight.device, tokenizer.image_size
+        self._graphs = Graphs(device, capture=capture and tokenizer.decodes_alone)
+        self.cache = dynamics.transformer.new_cache(batch)
+        self.frames = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
+        self.actions = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.rewards = torch.zeros(batch, device=device)
+        self.ends = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.tokens = torch.zeros(batch, TOKENS_PER_TRANSITION, dtype=torch.int64, device=device)
+        self.unread = 0
+        self._embedded = weight.new_zeros(batch, 2, weight.shape[1])  # what is unread, at its end
+
+    def serves(self, tokenizer: TransitionTokenizer, dynamics: Dynamics, batch: int) -> bool:
+        """Whether a dream of B episodes in these networks, as they are now, can be worked out here."""
+        busy = self._dream is not None and self._dream() is not None
+        return not busy and len(self.tokens) == batch and self._identity == identity(tokenizer, dynamics)
+
+    def begin(self, dream: "DeltaIrisDream", paint: Painter) -> None:
+        """Be this dream's, whose views are painted so, for as long as it lives."""
+        assert not self._tokenizer.training
+        assert not self._dynamics.training
+        self._dream, self._paint = weakref.ref(dream), paint
+
+    @torch.no_grad()
+    def read(self, frames: Tensor, actions: Tensor, tokens: Tensor) -> None:
+        """Forget everything, and read frames (B, C, ...) with what lies between them; the last one is the present."""
+        self._dynamics.read_context(frames, actions, tokens, self.cache)
+        self.frames.copy_(frames[:, -1])
+        self.unread = 0
+
+    @torch.no_grad()
+    def read_but_the_present(self, frames: Tensor, actions: Tensor, tokens: Tensor) -> None:
+        """Forget everything but the present frame, read C frames before it, maybe none, and what lies after each."""
+        self.cache.reset()
+        if frames.shape[1]:
+            self._dynamics.transformer(self._dynamics.embed(frames, actions, tokens), self.cache)
+        self.show(self.frames)
+        self.unread = 1
+
+    @torch.no_grad()
+    def show(self, frames: Tensor) -> None:
+        """Make these frames (B, 3, S, S) the present ones, still to be read."""
+        self.frames.copy_(frames)
+        self._embedded[:, 1] = self._dynamics.embed_frames(self.frames)
+
+    @torch.no_grad()
+    def step(self, actions: Tensor, generator: torch.Generator | None, *, next_view: bool) -> None:
+        """Imagine what actions (B,) lead to, with room for it in the cache."""
+        self.actions.copy_(actions)
+        length, unread = self.cache.length, self.unread
+        self._graphs.run(
+            ("step", length, unread, next_view), lambda: self._step(length, unread, next_view=next_view), generator
+        )
+        self.cache.length = length + unread + (TOKENS_PER_TRANSITION if next_view else 1)
+        self.unread = 2
+
+    def draw(self, logits: Tensor) -> Tensor:
+        """From logits (B, classes) to (B,)."""
+        return logits.argmax(-1) if self._greedy else sample(logits, self._graphs.generator)
+
+    def _step(self, length: int, unread: int, *, next_view: bool) -> None:
+        self.cache.length = length
+        rewards, ends, tokens = imagine_step(
+            self._dynamics, self.cache, self._embedded[:, 2 - unread :], self.actions, self.draw, next_frame=next_view
+        )
+        self.rewards.copy_(rewards)
+        self.ends.copy_(ends)
+        if tokens is not None:
+            self.tokens.copy_(tokens)
+            self._embedded[:, 0] = self._dynamics.embed_tokens(self.tokens[:, -1])
+            self.show(to_8_bits(self._paint(self.frames, self.actions, self.tokens)))
 
 
 class DeltaIrisDream:
@@ -38,6 +147,7 @@ class DeltaIrisDream:
         greedy: take what is most probable instead.
         keep: frames that are read anew, with what lies between them, where the positions are used up. 1 is published;
             more keeps what only a sequence shows, such as where a ball is going.
+        workspace: of these networks and B, which no other dream uses, in place of `greedy`; None is a new one.
 
     Attributes:
         frames: (B, 3, S, S) uint8, the present frame.
@@ -60,57 +170,48 @@ class DeltaIrisDream:
         generator: torch.Generator | None = None,
         greedy: bool = False,
         keep: int = 1,
+        workspace: Workspace | None = None,
     ) -> None:
-        assert not tokenizer.training
-        assert not dynamics.training
         _check(frames, actions, tokens, dynamics.config.max_blocks)
-        self._dynamics = dynamics
-        self._draw: Draw = partial(torch.argmax, dim=-1) if greedy else partial(sample, generator=generator)
+        self._work = workspace or Workspace(tokenizer, dynamics, len(frames), greedy=greedy)
         keep = max(1, min(keep, dynamics.config.max_blocks - 1))  # a step must fit behind them
-        self._paint = tokenizer.painter(frames, actions, tokens, keep=keep)
+        self._work.begin(self, tokenizer.painter(frames, actions, tokens, keep=keep))
+        self._generator, self.cache = generator, self._work.cache
         self._past = deque(frames.unbind(1), maxlen=keep)  # (B, 3, S, S) each, the present frame last
         self._between = deque(zip(actions.unbind(1), tokens.unbind(1), strict=True), maxlen=keep - 1)
-        self.cache = dynamics.transformer.new_cache(len(frames))
         self.frames, self.tokens = frames[:, -1], None if tokens.shape[1] == 0 else tokens[:, -1]
         self.view = view_of(self.frames)
-        with torch.no_grad():
-            dynamics.read_context(frames, actions, tokens, self.cache)
-        self._unread: list[Tensor] = []  # (B, 1, E) embeddings to be read before the next action
+        self._work.read(frames, actions, tokens)
 
-    @torch.no_grad()
     def step(self, actions: Tensor, *, next_view: bool = True) -> Outcome:
         """Imagine what actions (B,) int64 lead to.
 
         Where less than a block and a position is left, all but the last `keep` frames are forgotten first. An imagined
         end stops nothing. Without `next_view` only reward and end are imagined, in one pass, and the dream is over.
         """
+        work = self._work
         if self.cache.length >= self.cache.max_tokens - TOKENS_PER_BLOCK:
             self._forget()
-        rewards, ends, tokens = imagine_step(
-            self._dynamics, self.cache, self._unread, actions, self._draw, next_frame=next_view
-        )
-        if tokens is None:
+        work.step(actions, self._generator, next_view=next_view)
+        rewards, ends = work.rewards.clone(), work.ends.clone()  # the next step writes there
+        if not next_view:
             return Outcome(rewards, ends, None)
-        self.frames = to_8_bits(self._paint(self.frames, actions, tokens))
-        self.tokens, self.view = tokens, view_of(self.frames)
+        self.frames, self.tokens = work.frames.clone(), work.tokens.clone()
+        self.view = view_of(self.frames)
         self._past.append(self.frames)
-        self._between.append((actions, tokens))
-        last = self._dynamics.embed_tokens(tokens[:, -1:])
-        self._unread = [last, self._dynamics.embed_frames(self.frames)[:, None]]
+        self._between.append((actions, self.tokens))
         return Outcome(rewards, ends, self.view)
 
     def _forget(self) -> None:
         """Empty the cache, read what is kept but the present frame, and leave that to the next pass."""
-        self.cache.reset()
-        if self._between:
-            past = torch.stack(list(self._past)[:-1], 1)
-            actions, tokens = (torch.stack(parts, 1) for parts in zip(*self._between, strict=True))
-            self._dynamics.transformer(self._dynamics.embed(past, actions, tokens), self.cache)
-        self._unread = [self._dynamics.embed_frames(self.frames)[:, None]]
+        past = torch.stack(list(self._past), 1)[:, : len(self._between)]  # (B, C, ...), maybe none
+        actions = torch.stack([*(a for a, _ in self._between), self._work.actions], 1)[:, :-1]
+        tokens = torch.stack([*(t for _, t in self._between), self._work.tokens], 1)[:, :-1]
+        self._work.read_but_the_present(past, actions, tokens)
 
 
 def imagine_step(
-    dynamics: Dynamics, cache: KVCache, unread: list[Tensor], actions: Tensor, draw: Draw, *, next_frame: bool
+    dynamics: Dynamics, cache: KVCache, unread: Tensor, actions: Tensor, draw: Draw, *, next_frame: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Imagine one step behind what the cache holds, and append it there but for its last token.
 
@@ -119,7 +220,7 @@ def imagine_step(
     Args:
         dynamics: in eval mode, without gradients.
         cache: with room for what is unread and four tokens more (one without `next_frame`).
-        unread: (B, n, E) embeddings since what the cache holds, up to the present frame.
+        unread: (B, n, E), n from 0 on, embeddings since what the cache holds, up to the present frame.
         actions: (B,) int64 chosen on that frame.
         draw: from logits to classes; called for the reward (where that is a sign), the end, and each token.
         next_frame: whether its tokens are wanted.
@@ -127,7 +228,7 @@ def imagine_step(
     Returns:
         rewards (B,) float32, ends (B,) bool, and tokens (B, 4) or None.
     """
-    inputs = torch.cat([*unread, dynamics.embed_actions(actions[:, None])], 1)
+    inputs = torch.cat([unread, dynamics.embed_actions(actions[:, None])], 1)
     hidden = dynamics.transformer(inputs, cache)[:, -1]  # (B, E)
     rewards = dynamics.rewards_of(hidden, draw)
     ends = draw(dynamics.head_ends(hidden)).bool()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from iris_cli.agents.iris.config import IrisConfig
 from iris_cli.agents.iris.diagnosis import diagnose
 from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
-from iris_cli.agents.iris.world import IrisDream
+from iris_cli.agents.iris.world import IrisDream, Workspace
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import Rollout, actor_critic_loss, clipped_loss, targets_of
 from iris_cli.learn.diagnosis import Diagnosis, Episode
@@ -21,6 +22,7 @@ from iris_cli.learn.losses import Losses
 from iris_cli.learn.novelty import Novelty
 from iris_cli.learn.recurrent import Memory
 from iris_cli.learn.visits import Visits
+from iris_cli.nn.compiled import compile_in_place
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.nn.precision import Copy, compute_dtype, mixed
 from iris_cli.replay.segments import Replay, Segments
@@ -47,6 +49,11 @@ class Agent(nn.Module):
         if config.exploration.bonus != "none":
             self.exploration = Novelty(config.exploration.width, of=config.exploration.bonus)
         self._copies: tuple[Copy[Tokenizer], Copy[Dynamics]] | None = None
+        self._workspace: Workspace | None = None  # of the dreams that the policy learns in
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the agent dreams in a workspace of its own."""
+        return {**super().__getstate__(), "_workspace": None}
 
     def configure(self, config: IrisConfig) -> None:
         """Adopt settings of how the components learn; the networks and their weights stay as they are.
@@ -60,6 +67,7 @@ class Agent(nn.Module):
         self.config = config
         self.tokenizer, self.dynamics, self.actor_critic = fresh.tokenizer, fresh.dynamics, fresh.actor_critic
         self.exploration = fresh.exploration
+        self._workspace = None
 
     @property
     def device(self) -> torch.device:
@@ -122,30 +130,40 @@ class Agent(nn.Module):
         """
         if segments.tokens is None:
             raise ShapeError("segments must carry tokens to dream from. Got none")
-        tokenizer, dynamics = self._dreaming_in()
+        tokenizer, dynamics = self.dreaming_networks()
         if segments.views is not None:
             views = segments.views[:, :-1]  # (B, T - 1, 3, 64, 64)
         else:
             before = segments.tokens[:, :-1]  # (B, T - 1, 16)
             views = tokenizer.decode(before.flatten(0, 1)).to(self.dream_dtype).unflatten(0, before.shape[:2])
         memory = self.actor_critic.burn_in(views.float(), segments.mask[:, :-1])
+        workspace = self._workspace_of(tokenizer, dynamics, len(views))
         tokens, actions = segments.tokens[:, -1:], segments.actions[:, :0]
-        return memory, IrisDream(tokenizer, dynamics, tokens, actions, generator=generator)
+        return memory, IrisDream(tokenizer, dynamics, tokens, actions, generator=generator, workspace=workspace)
 
     def views_of(self, tokens: Tensor) -> Tensor:
         """What burning in sees of frames with tokens (N, 16): (N, 3, 64, 64) in [0, 1], in the dreams' precision."""
-        tokenizer, _ = self._dreaming_in()
+        tokenizer, _ = self.dreaming_networks()
         return tokenizer.decode(tokens).to(self.dream_dtype)
 
-    def _dreaming_in(self) -> tuple[Tokenizer, Dynamics]:
-        """The networks that the policy learns in: these, or copies in the precision of its settings."""
+    def _workspace_of(self, tokenizer: Tokenizer, dynamics: Dynamics, batch: int) -> Workspace:
+        """Where such dreams were worked out before, if that is free and still fits."""
+        if self._workspace is None or not self._workspace.serves(tokenizer, dynamics, batch):
+            self._workspace = None  # its memory goes first
+            self._workspace = Workspace(tokenizer, dynamics, batch, capture=self.config.actor_critic.cuda_graphs)
+        return self._workspace
+
+    def dreaming_networks(self) -> tuple[Tokenizer, Dynamics]:
+        """The networks that the policy learns in: these, or copies in its precision, with the weights of now."""
         dtype = self.dream_dtype
         if dtype == torch.float32:
             return self.tokenizer, self.dynamics
         copies = self._copies
         if copies is None or not (copies[0].is_of(self.tokenizer, dtype) and copies[1].is_of(self.dynamics, dtype)):
             self._copies = copies = Copy(self.tokenizer, dtype), Copy(self.dynamics, dtype)
-        return copies[0].refreshed(), copies[1].refreshed()
+        tokenizer, dynamics = copies[0].refreshed(), copies[1].refreshed()
+        compile_in_place(tokenizer.decoder, wanted=self.config.actor_critic.compiled)
+        return tokenizer, dynamics
 
     def tokenizer_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Tensor:
         """Frames (B, 3, 64, 64) uint8 for `tokenizer_losses`, drawn uniformly over episodes; visits play no role."""
@@ -169,6 +187,7 @@ class Agent(nn.Module):
 
     def dynamics_losses(self, segments: Segments) -> Steps:
         """One optimizer step on a batch of segments. Dropout draws from torch's global stream."""
+        compile_in_place(self.dynamics, wanted=self.config.dynamics.compiled)
         with mixed(self.config.dynamics.precision, self.device):
             losses = self.dynamics.loss(segments)
         return [[Part(losses, 1.0)]]

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from iris_cli.errors import ConfigError
-from iris_cli.learn.settings import between, one_of, positive
-from iris_cli.nn.precision import PRECISIONS
+from iris_cli.learn.settings import PRECISIONS, between, one_of, positive
 
 IMAGE_SIZE = 64  # pixels, height and width of a frame
 GRID = 4  # tokens per side of a frame
@@ -86,7 +85,7 @@ class DynamicsConfig:
 
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {"segment_length", "batch_size", "learning_rate", "weight_decay", "clip_norm", "gradient_checkpointing"}
-        | {"embedding_dropout", "attention_dropout", "residual_dropout", "precision"}
+        | {"embedding_dropout", "attention_dropout", "residual_dropout", "precision", "compiled"}
     )
 
     layers: int = 10
@@ -105,6 +104,7 @@ class DynamicsConfig:
     clip_norm: float = 10.0
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third slower
     precision: str = "auto"  # of products while it learns; auto: bfloat16 where the processor multiplies it
+    compiled: bool = False  # on a GPU, learn through torch.compile; needs Triton and a C compiler; not yet measured
 
     def __post_init__(self) -> None:
         one_of("dynamics.attention", self.attention, ("causal", "block-causal"))
@@ -127,7 +127,7 @@ class ActorCriticConfig:
 
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {"horizon", "burn_in", "gamma", "lam", "entropy_weight", "batch_size", "learning_rate", "clip_norm"}
-        | {"objective", "clip_ratio", "passes", "rollouts_per_start", "precision"}
+        | {"objective", "clip_ratio", "passes", "rollouts_per_start", "precision", "cuda_graphs", "compiled"}
     )
 
     network: str = "pooled"  # pooled: the published one; strided: strides in place of the large maps, for laptops
@@ -142,6 +142,8 @@ class ActorCriticConfig:
     learning_rate: float = 1e-4  # Adam, constant
     clip_norm: float = 10.0
     precision: str = "auto"  # of its dreams; auto: bfloat16 where the processor multiplies it
+    cuda_graphs: bool = True  # on a GPU, capture the steps of its dreams and replay them; the same draws, far sooner
+    compiled: bool = False  # on a GPU, decode dreams in bfloat16 through torch.compile; as in the dynamics
     # Variants, not in the paper or released code:
     objective: str = "reinforce"  # reinforce: published; clipped: of the probability ratio (Schulman et al. 2017, PPO)
     clip_ratio: float = 0.2  # with objective clipped; PPO's value

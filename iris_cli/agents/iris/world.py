@@ -4,9 +4,9 @@ Source: fact sheet of IRIS, section 4. Everything is drawn, never taken as most 
 the 16 tokens of the next frame. One step is 17 small passes, and none of them waits for the device.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,10 +16,115 @@ from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.errors import ShapeError
 from iris_cli.learn.world import Outcome
+from iris_cli.nn.graphs import Graphs, identity
 from iris_cli.nn.kv_cache import KVCache
 from iris_cli.nn.sampling import sample
 
 Draw = Callable[[Tensor], Tensor]  # logits (B, classes) -> (B,) int64
+
+
+class Workspace:
+    """What the dreams of B episodes are worked out in, one dream after another: memory that never moves.
+
+    Every piece of work reads and writes only the networks and the tensors below, so that on CUDA it becomes a graph:
+    one for each length that the cache has when a step begins, with attention over just that length.
+
+    Args:
+        tokenizer, dynamics: in eval mode.
+        batch: B.
+        greedy: take what is most probable instead of drawing.
+        capture: whether to make graphs; it pays for dreams that are begun again and again.
+
+    Attributes:
+        cache: what the dynamics has read.
+        past: (B, max_blocks, 16) int64, tokens of the frames to be read next; `between` (B, max_blocks) the actions.
+        actions: (B,) int64 of the step to be imagined.
+        rewards, ends: (B,) float32 and bool that it led to.
+        tokens: (B, 16) int64 of the present frame.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, dynamics: Dynamics, batch: int, *, greedy: bool = False, capture: bool = False
+    ) -> None:
+        self._tokenizer, self._dynamics, self._greedy = tokenizer, dynamics, greedy
+        self._identity = identity(tokenizer, dynamics)
+        self._dream: weakref.ref[IrisDream] | None = None
+        device, blocks = dynamics.embed_tokens.weight.device, dynamics.config.max_blocks
+        self._graphs = Graphs(device, capture=capture)
+        self.cache = dynamics.transformer.new_cache(batch)
+        self.past = torch.zeros(batch, blocks, TOKENS_PER_FRAME, dtype=torch.int64, device=device)
+        self.between = torch.zeros(batch, blocks, dtype=torch.int64, device=device)
+        self.actions = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.rewards = torch.zeros(batch, device=device)
+        self.ends = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.tokens = torch.zeros(batch, TOKENS_PER_FRAME, dtype=torch.int64, device=device)
+        self._view: Tensor | None = None  # as the tokenizer lays it out, which is known with the first
+
+    @property
+    def view(self) -> Tensor:
+        """(B, 3, 64, 64), once something was looked at."""
+        assert self._view is not None
+        return self._view
+
+    @property
+    def batch(self) -> int:
+        """B"""
+        return len(self.tokens)
+
+    def serves(self, tokenizer: Tokenizer, dynamics: Dynamics, batch: int) -> bool:
+        """Whether a dream of B episodes in these networks, as they are now, can be worked out here."""
+        busy = self._dream is not None and self._dream() is not None
+        return not busy and self.batch == batch and self._identity == identity(tokenizer, dynamics)
+
+    def begin(self, dream: "IrisDream") -> None:
+        """Be this dream's, for as long as it lives."""
+        assert not self._tokenizer.training
+        assert not self._dynamics.training
+        self._dream = weakref.ref(dream)
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, actions: Tensor) -> None:
+        """Forget everything, and read frames (B, C, 16) with the actions (B, C - 1) between them."""
+        frames = tokens.shape[1]
+        self.past[:, :frames], self.between[:, : frames - 1] = tokens, actions
+        self._graphs.run(("read", frames), lambda: self._read(frames))
+        self.cache.length = frames * TOKENS_PER_BLOCK - 1
+
+    @torch.no_grad()
+    def look(self, tokens: Tensor) -> None:
+        """Decode tokens (B, 16), the present frame."""
+        self.tokens.copy_(tokens)
+        self._graphs.run("look", self._look)
+
+    @torch.no_grad()
+    def step(self, actions: Tensor, generator: torch.Generator | None, *, next_view: bool) -> None:
+        """Imagine what actions (B,) lead to, with room for it in the cache."""
+        self.actions.copy_(actions)
+        length = self.cache.length
+        self._graphs.run(("step", length, next_view), lambda: self._step(length, next_view=next_view), generator)
+        self.cache.length = length + (TOKENS_PER_BLOCK if next_view else 1)
+
+    def draw(self, logits: Tensor) -> Tensor:
+        """From logits (B, classes) to (B,)."""
+        return logits.argmax(-1) if self._greedy else sample(logits, self._graphs.generator)
+
+    def _read(self, frames: int) -> None:
+        self._dynamics.read_context(self.past[:, :frames], self.between[:, : frames - 1], self.cache)
+
+    def _look(self) -> None:
+        images = self._tokenizer.decode(self.tokens)
+        if self._view is None:
+            self._view = torch.empty_like(images)
+        self._view.copy_(images)
+
+    def _step(self, length: int, *, next_view: bool) -> None:
+        self.cache.length = length
+        tokens = self.tokens if next_view else None
+        rewards, ends = imagine_step(self._dynamics, self.cache, self.actions, self.draw, tokens)
+        self.rewards.copy_(rewards)
+        self.ends.copy_(ends)
+        if next_view:
+            self._look()
 
 
 class IrisDream:
@@ -34,6 +139,7 @@ class IrisDream:
         greedy: take what is most probable instead.
         keep: frames that are read anew, with the actions between them, where the positions are used up. 1 is published;
             more keeps what only a sequence shows, such as where a ball is going.
+        workspace: of these networks and B, which no other dream uses, in place of `greedy`; None is a new one.
 
     Attributes:
         tokens: (B, 16) of the present frame.
@@ -54,72 +160,65 @@ class IrisDream:
         generator: torch.Generator | None = None,
         greedy: bool = False,
         keep: int = 1,
+        workspace: Workspace | None = None,
     ) -> None:
-        assert not tokenizer.training
-        assert not dynamics.training
         _check(tokens, actions, dynamics.config.max_blocks)
-        self._tokenizer, self._dynamics = tokenizer, dynamics
-        self._draw: Draw = partial(torch.argmax, dim=-1) if greedy else partial(sample, generator=generator)
-        self.cache = dynamics.transformer.new_cache(len(tokens))
+        self._work = workspace or Workspace(tokenizer, dynamics, len(tokens), greedy=greedy)
+        self._work.begin(self)
+        self._generator, self.cache = generator, self._work.cache
         keep = max(1, min(keep, dynamics.config.max_blocks - 1))  # a step must fit behind them
         self._past = deque(tokens.unbind(1), maxlen=keep)  # (B, 16) each, the present frame last
         self._between = deque(actions.unbind(1), maxlen=keep - 1)  # (B,) each, the actions between them
-        self._read(tokens, actions)
-        self.tokens = tokens[:, -1]
-        self.view = tokenizer.decode(self.tokens)
+        self._work.read(tokens, actions)
+        self._work.look(tokens[:, -1])
+        self.tokens, self.view = tokens[:, -1], self._work.view.clone()
 
-    @torch.no_grad()
     def step(self, actions: Tensor, *, next_view: bool = True) -> Outcome:
         """Imagine what actions (B,) int64 lead to.
 
         Where the step would overrun the positions, all but the last `keep` frames are forgotten first. An imagined end
         stops nothing. Without `next_view` only reward and end are imagined, in one pass, and the dream is over.
         """
-        passes = TOKENS_PER_BLOCK if next_view else 1
+        work, passes = self._work, TOKENS_PER_BLOCK if next_view else 1
         if self.cache.length + passes > self.cache.max_tokens:
             between = torch.stack([*self._between, actions], 1)[:, :-1]  # (B, frames - 1), maybe none
-            self._read(torch.stack(list(self._past), 1), between)
-        rewards, ends, tokens = imagine_step(self._dynamics, self.cache, actions, self._draw, next_frame=next_view)
-        if tokens is None:
+            work.read(torch.stack(list(self._past), 1), between)
+        work.step(actions, self._generator, next_view=next_view)
+        rewards, ends = work.rewards.clone(), work.ends.clone()  # the next step writes there
+        if not next_view:
             return Outcome(rewards, ends, None)
-        self.tokens = tokens
-        self._past.append(tokens)
+        self.tokens, self.view = work.tokens.clone(), work.view.clone()
+        self._past.append(self.tokens)
         self._between.append(actions)
-        self.view = self._tokenizer.decode(tokens)
         return Outcome(rewards, ends, self.view)
-
-    @torch.no_grad()
-    def _read(self, tokens: Tensor, actions: Tensor) -> None:
-        self._dynamics.read_context(tokens, actions, self.cache)
 
 
 def imagine_step(
-    dynamics: Dynamics, cache: KVCache, actions: Tensor, draw: Draw, *, next_frame: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    dynamics: Dynamics, cache: KVCache, actions: Tensor, draw: Draw, tokens: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Imagine one step behind what the cache holds, and append it there.
 
     Hot path: static shapes, no allocation that grows, no waiting for the device.
 
     Args:
         dynamics: in eval mode, without gradients.
-        cache: ends with a frame's 16 tokens, and has room for 17 more (1 without `next_frame`).
+        cache: ends with a frame, and has room for an action and the tokens.
         actions: (B,) int64 chosen on that frame.
         draw: from logits to classes.
-        next_frame: whether its tokens are wanted.
+        tokens: (B, K) int64, where those of the next frame are written; None where they are not wanted.
 
     Returns:
-        rewards (B,) float32 in {-1, 0, 1}, ends (B,) bool, and tokens (B, 16) or None.
+        rewards (B,) float32 in {-1, 0, 1} and ends (B,) bool.
     """
     hidden = dynamics.transformer(dynamics.embed_actions(actions[:, None]), cache)[:, 0]  # (B, E)
     rewards = draw(dynamics.head_rewards(hidden).float()).float() - 1
     ends = draw(dynamics.head_ends(hidden).float()).bool()
-    if not next_frame:
-        return rewards, ends, None
-    tokens = actions.new_empty(len(actions), TOKENS_PER_FRAME)
-    for k in range(TOKENS_PER_FRAME):
+    if tokens is None:
+        return rewards, ends
+    for k in range(tokens.shape[1]):
         tokens[:, k] = draw(dynamics.head_tokens(hidden).float())
         hidden = dynamics.transformer(dynamics.embed_tokens(tokens[:, k : k + 1]), cache)[:, 0]
-    return rewards, ends, tokens
+    return rewards, ends
 
 
 def _check(tokens: Tensor, actions: Tensor, most: int) -> None:

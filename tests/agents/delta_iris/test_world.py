@@ -33,7 +33,7 @@ class Recorded:
         )
         self._values = list(torch.cat(drawn, -1).flatten(1).unbind(1))
         self.logits: list[Tensor] = []
-        dream._draw = self
+        dream._work.draw = self
 
     def __call__(self, logits: Tensor) -> Tensor:
         self.logits.append(logits)
@@ -43,8 +43,7 @@ class Recorded:
 def feed(agent: Agent, dream: DeltaIrisDream, frames: Tensor) -> None:
     """Make these frames the present ones: a pixel that was rounded the other way would spread."""
     dream.frames, dream.view = frames, agent.see(frames)
-    with torch.no_grad():
-        dream._unread[1] = agent.dynamics.embed_frames(frames)[:, None]
+    dream._work.show(frames)
 
 
 @pytest.fixture
@@ -129,8 +128,8 @@ def learned(agent: Agent, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> tu
     monkeypatch.setattr(imagination, "sample", lambda logits, generator: actions.pop(0))
     begin, rollouts, frames = agent.begin_dream, [], []
 
-    def begun(*arguments: object) -> DeltaIrisDream:
-        dream = begin(*arguments)
+    def begun(*arguments: object, **options: object) -> DeltaIrisDream:
+        dream = begin(*arguments, **options)
         classes = None if golden.is_symlog else golden["out.imagine.rewards"].long() + 1
         Recorded(dream, classes, given["sampled_ends"], given["sampled_tokens"])
         return dream
@@ -244,11 +243,11 @@ def test_what_would_overrun_the_positions_makes_it_forget_all_but_the_present_fr
     present = dream.frames
 
     draws = [list(torch.randint(2, (6, 2), generator=torch.Generator().manual_seed(1))) for _ in range(2)]
-    dream._draw = lambda logits: draws[0].pop(0)
+    dream._work.draw = lambda logits: draws[0].pop(0)
     dream.step(ACTION)
 
     fresh = tiny.begin_dream(present[:, None], None, actions[:, :0])
-    fresh._draw = lambda logits: draws[1].pop(0)
+    fresh._work.draw = lambda logits: draws[1].pop(0)
     fresh.step(ACTION)
     assert dream.cache.length == fresh.cache.length == 5
     torch.testing.assert_close(dream.cache.memory[..., :5, :], fresh.cache.memory[..., :5, :])
