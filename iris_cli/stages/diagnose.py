@@ -17,7 +17,7 @@ import torch
 from iris_cli import console, interrupts
 from iris_cli.config import to_mapping
 from iris_cli.envs.vector import VectorEnv
-from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError
+from iris_cli.errors import ConfigError, DatasetError, Interrupted
 from iris_cli.learn.acting import Actor
 from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.hints import behind_copying, hints, parts, plain
@@ -61,13 +61,10 @@ def diagnose(run: Run, settings: Diagnose, *, name: str | None = None) -> Report
             one where that report is there already.
 
     Raises:
-        RunError: if the run's agent has no diagnosis.
         DatasetError: if the dataset that is named is empty, or of another environment.
         Interrupted: after Ctrl-C; nothing is written.
     """
     begun = time.monotonic()
-    if not can_be_measured(run):
-        raise RunError(f"{run.agent_name} has no diagnosis yet", where=run.directory)
     if settings.dataset is None:
         policy = "agent" if run.is_trained("actor_critic") and run.is_trained("tokenizer") else "random"
         source = f"fresh games, {policy} policy"
@@ -103,11 +100,6 @@ def diagnose(run: Run, settings: Diagnose, *, name: str | None = None) -> Report
     )
 
 
-def can_be_measured(run: Run) -> bool:
-    """Whether the run's agent can tell how good its parts are; not every one has learned to yet."""
-    return hasattr(run.agent, "diagnose")
-
-
 def measured(run: Run, episodes: list[Episode], *, horizon: int, seed: int) -> Diagnosis:
     """What the run's agent says of itself on episodes in memory.
 
@@ -133,6 +125,7 @@ def key_figures(diagnosis: Diagnosis) -> dict[str, float | int | str]:
             "reconstruction_error": tokenizer.reconstruction.absolute,
             "moving_error": tokenizer.reconstruction.moving_absolute,
             "perplexity": tokenizer.perplexity,
+            "latent_entropy": tokenizer.latent_entropy,
         }
     if (dynamics := diagnosis.dynamics) is not None:
         figures |= {

@@ -22,7 +22,6 @@ from iris_cli.replay.dataset import Dataset
 from iris_cli.run import Run
 from iris_cli.stages import training
 from iris_cli.stages.collect import Collect, collect, collect_randomly
-from iris_cli.stages.imagine import Imagine, imagine
 from iris_cli.stages.tokenize import Tokenize, tokenize
 from iris_cli.stages.train_actor_critic import TrainActorCritic, train_actor_critic
 from iris_cli.stages.train_agent import TrainAgent, train_agent
@@ -148,13 +147,11 @@ def test_windows_of_a_pass_have_squashed_rewards(tmp_path: Path, new_run: NewRun
     torch.testing.assert_close(windows.rewards.unique(), torch.tensor([0.0, 1.0]).tanh())
 
 
-def test_there_are_no_tokens_to_store_and_no_dreams_to_show(run: Run, tmp_path: Path) -> None:
+def test_there_are_no_tokens_to_store(run: Run) -> None:
     run.updates = dict.fromkeys(COMPONENTS, 1)
 
     with pytest.raises(ConfigError, match="twm has no tokens"):
         tokenize(run, Tokenize())
-    with pytest.raises(ConfigError, match="the dreams of twm cannot be shown yet"):
-        imagine(run, Imagine(render=tmp_path / "a.png"))
 
 
 # Together

@@ -65,6 +65,10 @@ class Agent(nn.Module):
         decoded = self.tokenizer.decode(past, actions, self.tokenizer.encode(past, actions, after))
         return torch.cat([self.see(frames[:1]), decoded])
 
+    def picture(self, views: Tensor) -> Tensor:
+        """Views of a dream (N, 3, 64, 64) in [0, 1] for people: they are pictures."""
+        return views
+
     def with_tokens(self, segments: Segments) -> Segments:
         """The segments with the tokens (B, T, 4) of each transition; those of the last step, which has none, are 0.
 
@@ -87,6 +91,7 @@ class Agent(nn.Module):
         actions: Tensor,
         generator: torch.Generator | None = None,
         *,
+        rewards: Tensor | None = None,
         greedy: bool = False,
         keep: int = 1,
     ) -> DeltaIrisDream:
@@ -97,6 +102,7 @@ class Agent(nn.Module):
             tokens: (B, C - 1, 4) int64 of the transitions between them, or None to have them encoded.
             actions: (B, C - 1) int64 taken between them.
             generator: of all draws, on the agent's device; None is torch's global one.
+            rewards: (B, C - 1) after those actions; this dynamics does not read them.
             greedy: take what is most probable instead of drawing.
             keep: frames that the dream goes on from where its positions are used up; 1 is published.
 

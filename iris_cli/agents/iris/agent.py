@@ -78,6 +78,10 @@ class Agent(nn.Module):
         """What the tokenizer makes of N frames in a row and the N - 1 actions between them: as `see`."""
         return self.see(frames)
 
+    def picture(self, views: Tensor) -> Tensor:
+        """Views of a dream (N, 3, 64, 64) in [0, 1] for people: they are pictures."""
+        return views
+
     def begin_dream(
         self,
         frames: Tensor | None,
@@ -85,6 +89,7 @@ class Agent(nn.Module):
         actions: Tensor,
         generator: torch.Generator | None = None,
         *,
+        rewards: Tensor | None = None,
         greedy: bool = False,
         keep: int = 1,
     ) -> IrisDream:
@@ -95,6 +100,7 @@ class Agent(nn.Module):
             tokens: (B, C, 16) int64, or None.
             actions: (B, C - 1) int64 taken between them.
             generator: of all draws, on the agent's device; None is torch's global one.
+            rewards: (B, C - 1) after those actions; this dynamics does not read them.
             greedy: take what is most probable instead of drawing.
             keep: frames that the dream goes on from where its positions are used up; 1 is published.
 

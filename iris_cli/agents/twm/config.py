@@ -105,6 +105,11 @@ class DynamicsConfig:
             raise ConfigError(f"width is {self.width}, but half of it are sines", where="dynamics.width")
 
     @property
+    def max_blocks(self) -> int:
+        """Steps that the present one can look at, itself included."""
+        return self.memory + 1
+
+    @property
     def tokens_per_step(self) -> int:
         """Latent, action and, if it is read, reward."""
         return 3 if self.reads_rewards else 2
