@@ -103,9 +103,7 @@ def stacks_run(pong_for: Callable[[str], Path], new_run: NewRun) -> Run:
 
 
 @pytest.mark.parametrize("policy", ["agent", "dataset"])
-def test_of_stacks_the_newest_frame_is_shown(
-    stacks_run: Run, tmp_path: Path, films: list[Film], policy: str
-) -> None:
+def test_of_stacks_the_newest_frame_is_shown(stacks_run: Run, tmp_path: Path, films: list[Film], policy: str) -> None:
     imagine(stacks_run, Imagine(render=tmp_path / "a.png", **{**PLAYED, "policy": policy}))
 
     real, seen, imagined = films[0].columns
