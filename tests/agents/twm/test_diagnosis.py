@@ -34,12 +34,13 @@ def agent() -> Agent:
 
 
 def episode(length: int, *, seed: int = 0, ends: bool = True) -> Episode:
-    """Stacks of random squares on grey; the newest frame of each is what the others are not; rewards of -1, 0 and 2."""
+    """Stacks of a square in the newest frame, and earlier ones of some shade of grey; rewards of -1, 0 and 2."""
     draws = np.random.default_rng(seed)
     stacks = np.full((length, 64, 64, 4), 60, np.uint8)
     for step in range(length):
-        row, column = draws.integers(0, 56, 2)
-        stacks[step, row : row + 8, column : column + 8, -1] = 250
+        row, column = draws.integers(0, 40, 2)
+        stacks[step, :, :, :-1] = draws.integers(256, size=3)
+        stacks[step, row : row + 24, column : column + 24, -1] = 250
     over = np.zeros(length, bool)
     over[-1] = ends
     rewards = draws.choice([-1, 0, 2], length).astype(np.float32)
