@@ -71,7 +71,7 @@ def diagnose(run: Run, settings: Diagnose, *, name: str | None = None) -> Report
         episodes = _played(run, settings, policy)
     else:
         source = f"dataset {settings.dataset}"
-        episodes = _stored(run, settings, settings.dataset)
+        episodes = stored(run, settings.dataset, steps=settings.steps, most=settings.episodes)
     diagnosis = measured(run, episodes, horizon=settings.horizon, seed=settings.seed)
     rewards = training_rewards(run)
     found = hints(diagnosis, training_rewards=rewards)
@@ -167,16 +167,20 @@ def _notes(run: Run, settings: Diagnose) -> tuple[str, ...]:
     return (f"{run.directory} was trained on this dataset, so these steps are not held out",) if own else ()
 
 
-def _stored(run: Run, settings: Diagnose, path: Path) -> list[Episode]:
-    """The first steps of a dataset, by pieces of episodes."""
+def stored(run: Run, path: Path, *, steps: int, most: int | None = None) -> list[Episode]:
+    """The first steps of a dataset of the run's environment, by pieces of episodes, up to `most` of them.
+
+    Raises:
+        DatasetError: if the dataset is empty, or of another environment.
+    """
     with Dataset.open(path) as dataset:
         dataset.check_environment(run.environment.to_mapping())
         if not dataset.num_steps:
             raise DatasetError(
                 "the dataset has no steps", where=path, fix=f"Collect: iris collect --env {run.environment.name}"
             )
-        ends = dataset.episode_ends[: settings.episodes]
-        pieces = zip(np.append(0, ends[:-1]).tolist(), np.minimum(ends, settings.steps).tolist(), strict=True)
+        ends = dataset.episode_ends[:most]
+        pieces = zip(np.append(0, ends[:-1]).tolist(), np.minimum(ends, steps).tolist(), strict=True)
         return [
             Episode(
                 frames=dataset.read("observations", start, stop),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_cli.agents.delta_iris.actor_critic import ActorCritic, Memory
+from iris_cli.agents.delta_iris.attention import attention
 from iris_cli.agents.delta_iris.config import IMAGE_SIZE, DeltaIrisConfig
 from iris_cli.agents.delta_iris.diagnosis import diagnose
 from iris_cli.agents.delta_iris.dynamics import Dynamics
@@ -14,6 +15,7 @@ from iris_cli.agents.delta_iris.tokenizer import Tokenizer
 from iris_cli.agents.delta_iris.world import DeltaIrisDream, view_of
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import actor_critic_loss
+from iris_cli.learn.attention import Attention
 from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine
@@ -186,6 +188,12 @@ class Agent(nn.Module):
     def actor_critic_losses(self, segments: Segments, dreams: torch.Generator) -> Steps:
         """One optimizer step on rollouts from the last steps of segments."""
         return [[Part(self.actor_critic_loss(segments, dreams), 1.0)]]
+
+    def attention(
+        self, episodes: Sequence[Episode], *, most: int, seed: int, watch: Callable[[int], None] = lambda steps: None
+    ) -> Attention:
+        """What the dynamics looks at in up to `most` predictions on these episodes (agents/delta_iris/attention.py)."""
+        return attention(self.tokenizer, self.dynamics, episodes, most=most, seed=seed, watch=watch)
 
     def diagnose(
         self,

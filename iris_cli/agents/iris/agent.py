@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_cli.agents.iris.actor_critic import ActorCritic, Memory
+from iris_cli.agents.iris.attention import attention
 from iris_cli.agents.iris.config import IrisConfig
 from iris_cli.agents.iris.diagnosis import diagnose
 from iris_cli.agents.iris.dynamics import Dynamics
@@ -14,6 +15,7 @@ from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.agents.iris.world import IrisDream
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import Rollout, actor_critic_loss, clipped_loss, targets_of
+from iris_cli.learn.attention import Attention
 from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine, look_again
@@ -204,6 +206,12 @@ class Agent(nn.Module):
                 rollout, besides = look_again(rollout, self.actor_critic, memory), []
             loss = clipped_loss(rollout, targets, clip_ratio=config.clip_ratio, entropy_weight=config.entropy_weight)
             yield [Part(each, 1.0) for each in (loss, *besides)]
+
+    def attention(
+        self, episodes: Sequence[Episode], *, most: int, seed: int, watch: Callable[[int], None] = lambda steps: None
+    ) -> Attention:
+        """What the dynamics looks at in up to `most` predictions on these episodes (agents/iris/attention.py)."""
+        return attention(self.tokenizer, self.dynamics, episodes, most=most, seed=seed, watch=watch)
 
     def diagnose(
         self,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_cli.agents.twm.actor_critic import ActorCritic, step_weights
+from iris_cli.agents.twm.attention import attention
 from iris_cli.agents.twm.config import TwmConfig
 from iris_cli.agents.twm.diagnosis import diagnose
 from iris_cli.agents.twm.dynamics import Dynamics
@@ -23,6 +24,7 @@ from iris_cli.agents.twm.tokenizer import Tokenizer
 from iris_cli.agents.twm.world import TwmDream
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import Rollout
+from iris_cli.learn.attention import Attention
 from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine
@@ -206,6 +208,12 @@ class Agent(nn.Module):
         rollout = imagine(dream, self.actor_critic, memory, self.config.actor_critic.horizon + 1, dreams)
         assert rollout.discounts is not None
         yield [Part(self.actor_critic.loss(rollout, step_weights(rollout.discounts, rollout.ends)), 1.0)]
+
+    def attention(
+        self, episodes: Sequence[Episode], *, most: int, seed: int, watch: Callable[[int], None] = lambda steps: None
+    ) -> Attention:
+        """What the dynamics looks at in up to `most` predictions on these episodes (agents/twm/attention.py)."""
+        return attention(self.tokenizer, self.dynamics, episodes, most=most, seed=seed, watch=watch)
 
     def diagnose(
         self,
