@@ -215,6 +215,7 @@ def _played(run: Run, settings: Diagnose, policy: str) -> list[Episode]:
                     raise Interrupted("diagnose stopped while it played; no report was written.")
                 action = actor.act(frames) if policy == "agent" else _random(run.agent.num_actions, draws)
                 steps = envs.step(action)
+                actor.took(action, steps.rewards)
                 over = bool(steps.terminations[0] or steps.truncations[0])
                 recorder.add(frames[0], int(action[0]), float(steps.rewards[0]), over)
                 frames = steps.frames

@@ -199,6 +199,7 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], Achieve
                 raise Interrupted(f"evaluate stopped after {finished} of {episodes} episodes; no report was written.")
             actions = actor.act(frames, active)
             steps = envs.step(actions, active)
+            actor.took(actions, steps.rewards)
             before, frames, over = frames, steps.frames, np.zeros(num_envs, bool)
             for env in np.flatnonzero(active):
                 episode = playing[env]

@@ -136,6 +136,7 @@ def _played(run: Run, settings: Imagine, seeds: list[int]) -> Film:
             if settings.policy == "random":
                 action = torch.randint(run.agent.num_actions, (1,), generator=draws).numpy()
             steps = envs.step(action)
+            actor.took(action, steps.rewards)
             actions.append(int(action[0]))
             rewards.append(float(steps.rewards[0]))
             frames.append(steps.frames[0].copy())

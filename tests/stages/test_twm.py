@@ -22,6 +22,8 @@ from iris_cli.replay.dataset import Dataset
 from iris_cli.run import Run
 from iris_cli.stages import training
 from iris_cli.stages.collect import Collect, collect, collect_randomly
+from iris_cli.stages.evaluate import Evaluate, evaluate
+from iris_cli.stages.imagine import Imagine, imagine
 from iris_cli.stages.tokenize import Tokenize, tokenize
 from iris_cli.stages.train_actor_critic import TrainActorCritic, train_actor_critic
 from iris_cli.stages.train_agent import TrainAgent, train_agent
@@ -191,18 +193,32 @@ def test_the_world_model_learns_jointly(stacks: Path, new_run: NewRun, monkeypat
         assert lines[-1][name] < 0.9 * lines[0][name], name
 
 
-@pytest.mark.parametrize(("name", "value"), [("reads_rewards", False), ("sampling_temperature", None)])
-def test_the_paper_s_ablations_are_settings(stacks: Path, new_run: NewRun, name: str, value: object) -> None:
-    run = new_run(stacks, agent="twm", dynamics={name: value})
-    for stage, settings in ((train_dynamics, TrainDynamics), (train_agent, TrainAgent)):
-        run.updates["tokenizer"] = 1
-        stage(run, settings(updates=2))
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("dynamics", "reads_rewards", False),
+        ("dynamics", "sampling_temperature", None),
+        ("actor_critic", "entropy_threshold", 1.0),
+        ("actor_critic", "reads_hidden", True),
+    ],
+)
+def test_the_paper_s_ablations_are_settings(
+    stacks: Path, new_run: NewRun, tmp_path: Path, section: str, name: str, value: object
+) -> None:
+    run = new_run(stacks, agent="twm", **{section: {name: value}})
+    run.updates["tokenizer"] = 1
+    train_dynamics(run, TrainDynamics(updates=2))
+    train_actor_critic(run, TrainActorCritic(updates=2))
+    train_agent(run, TrainAgent(updates=2))
 
     again = reopened(run)
     train_agent(again, TrainAgent(updates=2))
+    collect(again, Collect(steps=3, epsilon=0.0))
+    evaluate(again, Evaluate(episodes=2, num_envs=2, max_steps=6, measured_steps=8))
+    imagine(again, Imagine(render=tmp_path / "a.png", num=1, steps=2, warm_up=3))
 
-    assert again.updates["dynamics"] == 6
-    assert getattr(again.config.dynamics, name) == value
+    assert again.updates == {"tokenizer": 5, "dynamics": 6, "actor_critic": 6}
+    assert getattr(getattr(again.config, section), name) == value
     again.close()
 
 

@@ -20,6 +20,7 @@ from iris_cli.agents.twm.diagnosis import diagnose
 from iris_cli.agents.twm.dynamics import Dynamics
 from iris_cli.agents.twm.learning import dynamics_loss, encoded, learned_rewards, stacks_of, world_losses
 from iris_cli.agents.twm.schedule import planned_updates, stack_pass, start_pass
+from iris_cli.agents.twm.thoughts import Thoughts
 from iris_cli.agents.twm.tokenizer import Tokenizer
 from iris_cli.agents.twm.world import TwmDream
 from iris_cli.errors import ShapeError
@@ -56,8 +57,9 @@ class Agent(nn.Module):
             num_actions=num_actions,
         )  # fmt: skip
         self.actor_critic = ActorCritic(
-            config.actor_critic, latent_width=self.tokenizer.latent_width, num_actions=num_actions
-        )
+            config.actor_critic, latent_width=self.tokenizer.latent_width, hidden_width=config.dynamics.width,
+            num_actions=num_actions,
+        )  # fmt: skip
 
     def configure(self, config: TwmConfig) -> None:
         """Adopt settings of how the components learn; the networks and their weights stay as they are.
@@ -75,9 +77,14 @@ class Agent(nn.Module):
         """What the policy looks at when it acts: stacks (N, 4, 64, 64) uint8 -> most probable latents (N, Z)."""
         return most_probable(self.tokenizer.encode(stacks))
 
+    def thoughts(self, num_envs: int) -> Thoughts | None:
+        """What tells a policy in E environments what the dynamics thinks, if it wants to know."""
+        return Thoughts(self.dynamics, num_envs) if self.config.actor_critic.reads_hidden else None
+
     def picture(self, views: Tensor) -> Tensor:
         """What views (N, Z) decode to, for people: (N, 3, 64, 64) float32 in [0, 1], the newest frame of each stack."""
-        return self.tokenizer.decode(views)[:, -1:].clamp(0, 1).expand(-1, 3, -1, -1)
+        latents = views[:, : self.tokenizer.latent_width]
+        return self.tokenizer.decode(latents)[:, -1:].clamp(0, 1).expand(-1, 3, -1, -1)
 
     def reconstruct(self, stacks: Tensor, actions: Tensor) -> Tensor:
         """What the tokenizer makes of stacks (N, 4, 64, 64) uint8, as a picture; the actions between play no role."""
@@ -119,6 +126,7 @@ class Agent(nn.Module):
         return TwmDream(
             self.dynamics, latents, actions, rewards, torch.zeros_like(actions, dtype=torch.bool),
             restart_below=self.config.actor_critic.restart_below, generator=generator, greedy=greedy,
+            shows_hidden=self.config.actor_critic.reads_hidden,
         )  # fmt: skip
 
     def actor_critic_start(
@@ -141,6 +149,7 @@ class Agent(nn.Module):
         return (), TwmDream(
             self.dynamics, pairs[chosen], actions, rewards, ends, fresh=fresh,
             restart_below=self.config.actor_critic.restart_below, generator=generator,
+            shows_hidden=self.config.actor_critic.reads_hidden,
         )  # fmt: skip
 
     def planned_updates(self, stage: str, steps: int) -> int:
@@ -171,14 +180,26 @@ class Agent(nn.Module):
 
     def actor_critic_losses(self, windows: Windows, dreams: torch.Generator) -> Steps:
         """One optimizer step on real steps, before any dream: their values, and a policy that stays uniform."""
-        latents = draw_one_hot(encoded(self.tokenizer, stacks_of(windows)[:, 1:]), dreams)  # (B, H+1, Z)
-        output, ends = self.actor_critic(latents), windows.ends[:, 1:]
+        output, ends = self.actor_critic(self._real_views(windows, dreams)), windows.ends[:, 1:]
         rollout = Rollout(
             logits_actions=output.logits_actions[:, :-1], actions=windows.actions[:, 1:],
             values=output.values[:, :-1], rewards=windows.rewards[:, 1:], ends=ends, bootstrap=output.values[:, -1],
             discounts=self.config.dynamics.gamma * (~ends).float(),
         )  # fmt: skip
         return [[Part(self.actor_critic.pretraining_loss(rollout, output.logits_actions[:, -1]), 1.0)]]
+
+    def _real_views(self, windows: Windows, draws: torch.Generator) -> Tensor:
+        """What the policy sees of windows of H steps, but for the one before them: (B, H+1, Z), or (B, H+1, Z + E)."""
+        stacks = stacks_of(windows)
+        latents = draw_one_hot(encoded(self.tokenizer, stacks[:, 1:]), draws)
+        if not self.config.actor_critic.reads_hidden:
+            return latents
+        before = draw_one_hot(encoded(self.tokenizer, stacks[:, :1]), draws)
+        read = torch.cat([before, latents[:, :-1]], 1)  # (B, H+1, Z)
+        with torch.no_grad():
+            told = windows.rewards[:, :-1], windows.ends[:, :-1]
+            hidden = self.dynamics(read, windows.actions, *told).hidden
+        return torch.cat([latents, hidden * ~windows.ends[..., None]], 2)
 
     def agent_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Windows:
         """Windows for `agent_losses`, which begin at steps that were drawn little, and fresh stacks for dreams."""

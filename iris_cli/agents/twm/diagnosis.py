@@ -17,6 +17,7 @@ from torch import Tensor
 from iris_cli.agents.twm.actor_critic import ActorCritic
 from iris_cli.agents.twm.dynamics import Dynamics
 from iris_cli.agents.twm.learning import learned_rewards
+from iris_cli.agents.twm.thoughts import views_along
 from iris_cli.agents.twm.tokenizer import Tokenizer
 from iris_cli.agents.twm.world import TwmDream
 from iris_cli.learn.diagnosis import (
@@ -77,7 +78,10 @@ def diagnose(
 
     def of_tokenizer(looker: Looker | None) -> TokenizerFigures:
         seen = Reconstructions(newest, _device(dynamics), sees_past=False)
-        logits.extend(_encoded(tokenizer, episode, seen, looker, watch) for episode in episodes)
+        for episode in episodes:
+            logits.append(_encoded(tokenizer, episode, seen, watch))
+            if looker is not None:
+                looker.look(_views(dynamics, actor_critic, most_probable(logits[-1]), episode), first=True)
         together = torch.cat(logits)
         return seen.figures(
             together.argmax(-1), codes=together.shape[2], still_changed=None,
@@ -94,21 +98,25 @@ def diagnose(
     )  # fmt: skip
 
 
-def _encoded(
-    tokenizer: Tokenizer, episode: Episode, seen: Reconstructions, looker: Looker | None, watch: Watch
-) -> Tensor:
-    """Logits (T, K, C) of an episode. Notes what the tokenizer makes of its stacks; lets the policy see the latents."""
+def _views(dynamics: Dynamics, actor_critic: ActorCritic, latents: Tensor, episode: Episode) -> Tensor:
+    """What the policy sees of an episode's latents (T, Z)."""
+    if not actor_critic.config.reads_hidden:
+        return latents
+    actions, rewards = (torch.from_numpy(part).to(latents.device) for part in (episode.actions, episode.rewards))
+    return views_along(dynamics, latents, actions, rewards)
+
+
+def _encoded(tokenizer: Tokenizer, episode: Episode, seen: Reconstructions, watch: Watch) -> Tensor:
+    """Logits (T, K, C) of an episode. Notes what the tokenizer makes of its stacks."""
     parts: list[Tensor] = []
     previous: Tensor | None = None  # the newest frame of the block before
     for start in range(0, len(episode), _BLOCK):
         stacks = frames_on(episode.frames[start : start + _BLOCK], next(tokenizer.parameters()).device)
         parts.append(tokenizer.encode(stacks))
-        latents, frames = most_probable(parts[-1]), stacks[:, -1:]
+        frames = stacks[:, -1:]
         earlier = torch.cat([frames[:1] if previous is None else previous, frames[:-1]])
-        seen.add(_newest(tokenizer)(latents), frames, earlier)
+        seen.add(_newest(tokenizer)(most_probable(parts[-1])), frames, earlier)
         previous = frames[-1:]
-        if looker is not None:
-            looker.look(latents, first=start == 0)
         watch(len(stacks))
     return torch.cat(parts)
 
