@@ -22,6 +22,7 @@ from iris_cli.replay.dataset import Dataset
 from iris_cli.run import Run
 from iris_cli.stages import training
 from iris_cli.stages.collect import Collect, collect, collect_randomly
+from iris_cli.stages.diagnose import Diagnose, diagnose
 from iris_cli.stages.evaluate import Evaluate, evaluate
 from iris_cli.stages.imagine import Imagine, imagine
 from iris_cli.stages.tokenize import Tokenize, tokenize
@@ -220,6 +221,21 @@ def test_the_paper_s_ablations_are_settings(
     assert again.updates == {"tokenizer": 5, "dynamics": 6, "actor_critic": 6}
     assert getattr(getattr(again.config, section), name) == value
     again.close()
+
+
+def test_a_diagnosis_tells_of_latents(run: Run) -> None:
+    run.updates = dict.fromkeys(COMPONENTS, 1)
+
+    report = diagnose(run, Diagnose(steps=30, horizon=3))
+
+    rows = {str(row[0]): row for section in report.sections for row in section.rows}
+    assert rows["classes used"][2] == "of 20 of 4 categoricals"
+    assert str(rows["entropy of what is drawn from"][1]).endswith(" %")
+    assert str(rows["tokens right"][2]).endswith("copying the last latent")
+    assert not any("by place" in section.title for section in report.sections)
+    world = json.loads(report.files["report"].read_text())["world_model"]
+    assert 0 <= world["tokenizer"]["latent_entropy"] <= 1
+    assert world["dream"]["starts"] > 0
 
 
 def test_an_interrupt_stops_after_an_update_and_the_rest_makes_it_whole(
