@@ -418,6 +418,27 @@ def curve(runs: tuple[Path, ...], **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, default=Path("attention.png"), show_default=True, help="Picture: .png, .svg or .pdf.")
+@click.option("--predictions", type=POSITIVE, default=500, show_default=True, help="How many to look into at most.")
+@click.option("--dataset", type=PATH, help="To predict on its first 5,000 steps.  [default: the run's]")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of which predictions.")
+@device_option
+def attention(run: Path, out: Path, device: str, **settings: Any) -> None:
+    """Draw what the dynamics of RUN looks at: frames or latents, actions and rewards, by how long ago.
+
+    \b
+    Example: iris attention runs/pong-twm --out attention.png
+    """
+    from iris_cli import console
+    from iris_cli.open_run import open_existing
+    from iris_cli.stages.attention import AttentionMap
+    from iris_cli.stages.attention import attention as stage
+
+    console.show(stage(open_existing(run, device=device), AttentionMap(**settings), out))
+
+
+@cli.command()
 @click.argument("path", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 def info(path: Path, as_json: bool) -> None:

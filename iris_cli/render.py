@@ -113,6 +113,11 @@ def compose(films: Sequence[Film], *, scale: int = 4) -> NDArray[np.uint8]:
     return out
 
 
+def in_colour(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Frames (T, 64, 64, C) as people see them, (T, 64, 64, 3): those of colour as they are, of stacks the newest."""
+    return frames if frames.shape[-1] == 3 else frames[..., -1:].repeat(3, -1)
+
+
 def write_media(frames: NDArray[np.uint8], path: Path, *, fps: float = 15) -> Path:
     """Write frames as .mp4 (H.264), .gif (endless) or .png (up to ten frames, evenly spaced in time, in one picture).
 

@@ -18,7 +18,7 @@ class Episode:
     """Consecutive steps of one episode, in memory, from its first one on unless it was cut.
 
     Attributes:
-        frames: (T, 64, 64, 3) uint8, the frame each action was chosen on.
+        frames: (T, 64, 64, 3) uint8, or stacks (T, 64, 64, 4): what each action was chosen on.
         actions: (T,) int64.
         rewards: (T,) float32, raw.
         ends: (T,) bool, whether the episode ended with this step; only the last one may be true.
@@ -71,10 +71,12 @@ class TokenizerFigures:
         small_pixels: how many pixels that share is of.
         still_changed: of the patches (one per token) in which no pixel moves, the share whose token changes all the
             same; None if there are none, or tokens stand for transitions, which owe nothing to the ones before.
-        codes: V.
+        codes: V; of categoricals, all classes of all of them.
         codes_used: by these frames.
-        perplexity: exponential of the entropy of their use, 1 to V.
-        entropy: of their use, in nats.
+        perplexity: exponential of the entropy of their use, 1 to V; of categoricals, to the classes of one.
+        entropy: of their use, in nats; of categoricals, the mean over them.
+        categoricals: distributions that a latent consists of, each with classes of its own; 1 for one codebook.
+        latent_entropy: mean entropy of these distributions, 1 being uniform; None for tokens, which are not drawn.
     """
 
     reconstruction: ImageFigures
@@ -89,6 +91,8 @@ class TokenizerFigures:
     codes_used: int
     perplexity: float
     entropy: float
+    categoricals: int = 1
+    latent_entropy: float | None = None
 
     @property
     def blind_image(self) -> ImageFigures:
@@ -98,7 +102,7 @@ class TokenizerFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFigures:
-    """Predicted tokens of frames or of transitions, each given the true ones before it.
+    """Predicted tokens of frames, of transitions or of latents, each given the true ones before it.
 
     Of frames: `changed` tokens differ from the same place in the previous frame. Copying, which repeats that frame,
     gets none of them and all others; the first frame of a segment has none to compare with.
@@ -106,8 +110,11 @@ class TokenFigures:
     Of transitions: a token is `changed` where a pixel of its patch moves in the transition. There is no frame to
     repeat; copying stands for always saying the most frequent token of each place.
 
+    Of latents: what one categorical says of a stack of frames, its most probable class. Copying repeats that of the
+    step before. A cross-entropy is that with the encoder's distribution; the places are the categoricals.
+
     Attributes:
-        tokens_of: "frames" or "transitions".
+        tokens_of: "frames", "transitions" or "latents".
         cross_entropy: of all predicted tokens in nats, as the loss has it.
         cross_entropy_share: of log V, 1 is guessing.
         unigram_entropy: in nats, what one would pay who knew only how often each token occurs here.
@@ -237,7 +244,7 @@ class PolicyFigures:
         most_frequent_action: index of the action that is most probable on average.
         most_frequent_share: its mean probability.
         mean_value: what it expects.
-        mean_return: the discounted sum of rewards that followed, as the dynamics knows them (their signs, in Atari), in
+        mean_return: the discounted sum of rewards that followed, as the dynamics knows them (in Atari their signs), in
             episodes that ended here; None if none did.
         value_correlation: Pearson's, between the two over these steps; None where either is constant.
     """

@@ -25,6 +25,14 @@ class Outcome:
     view: Tensor | None
     discounts: Tensor | None = None
 
+    @property
+    def over(self) -> Tensor:
+        """(B,) bool, whether the episode more probably ended with this step than went on, for those who look on.
+
+        Where discounts are expected, `ends` says something else: that the chance to have come this far is used up.
+        """
+        return self.ends if self.discounts is None else self.discounts < 0.5
+
 
 class Dream(Protocol):
     """B imagined episodes on their way: begun from real steps, short-lived, without gradients."""

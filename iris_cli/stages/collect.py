@@ -63,7 +63,7 @@ def collect(run: Run, settings: Collect) -> Report:
         warm, run.environments = run.environments, None
         collection = _Collection(dataset, run.environment, settings, seed=run.seed, writer=run.writer, warm=warm)
         try:
-            collection.burn_in(actor, run.config.actor_critic.burn_in)
+            collection.burn_in(actor)
             report = collection.play(actor, title=f"collect ({run.environment.name}, policy of {run.directory})")
         except BaseException:
             collection.close()
@@ -120,6 +120,8 @@ class _Policy(Protocol):
 
     def act(self, frames: np.ndarray, active: np.ndarray) -> np.ndarray: ...
 
+    def took(self, actions: np.ndarray, rewards: np.ndarray) -> None: ...
+
     def forget(self, which: np.ndarray) -> None: ...
 
 
@@ -131,6 +133,9 @@ class _Uniform:
 
     def act(self, frames: np.ndarray, active: np.ndarray) -> np.ndarray:
         return self._draws.integers(self._num_actions, size=self._num_envs)
+
+    def took(self, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Nothing to learn from it."""
 
     def forget(self, which: np.ndarray) -> None:
         """Nothing to forget."""
@@ -179,10 +184,12 @@ class _Collection:
             self._running = [0.0] * settings.num_envs
             self._frames = self.envs.reset([self._next_seed(env) for env in range(settings.num_envs)])
 
-    def burn_in(self, actor: Actor, length: int) -> None:
-        """Fill the policy's memory from the last `length` stored frames of the episodes under way; left padding."""
-        frames = np.zeros((self._settings.num_envs, length, *self._frames.shape[1:]), np.uint8)
-        mask = np.zeros((self._settings.num_envs, length), bool)
+    def burn_in(self, actor: Actor) -> None:
+        """Fill the policy's memory from the last stored steps of the episodes under way; left padding."""
+        length = actor.burn_in_steps
+        shape = (self._settings.num_envs, length)
+        frames, mask = np.zeros((*shape, *self._frames.shape[1:]), np.uint8), np.zeros(shape, bool)
+        actions, rewards = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
         for env, episode in enumerate(self._episodes):
             missing = length
             for start, stop in reversed([] if episode is None else self._dataset.pieces(episode)):
@@ -191,8 +198,10 @@ class _Collection:
                     break
                 filled = slice(missing - known, missing)
                 frames[env, filled], mask[env, filled] = self._dataset.read("observations", stop - known, stop), True
+                actions[env, filled] = self._dataset.read("actions", stop - known, stop)
+                rewards[env, filled] = self._dataset.read("rewards", stop - known, stop)
                 missing -= known
-        actor.burn_in(frames, mask)
+        actor.burn_in(frames, mask, actions, rewards)
 
     def play(self, policy: _Policy, *, title: str) -> Report:
         """Play and commit `settings.steps` steps."""
@@ -228,6 +237,7 @@ class _Collection:
     def _step(self, policy: _Policy, active: np.ndarray) -> None:
         actions = policy.act(self._frames, active)
         steps = self.envs.step(actions, active)
+        policy.took(actions, steps.rewards)
         for env in np.flatnonzero(active).tolist():
             self._buffers[env].add(self._frames[env], actions[env], steps, env)
             self._running[env] += float(steps.rewards[env])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_cli.agents.delta_iris.actor_critic import ActorCritic
+from iris_cli.agents.delta_iris.attention import attention
 from iris_cli.agents.delta_iris.config import IMAGE_SIZE, DeltaIrisConfig
 from iris_cli.agents.delta_iris.diagnosis import diagnose
 from iris_cli.agents.delta_iris.dynamics import Dynamics
@@ -17,6 +18,7 @@ from iris_cli.agents.delta_iris.transition_tokenizer import TransitionTokenizer
 from iris_cli.agents.delta_iris.world import DeltaIrisDream, Workspace, view_of
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import actor_critic_loss
+from iris_cli.learn.attention import Attention
 from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine
@@ -76,6 +78,10 @@ class Agent(nn.Module):
         decoded = self.tokenizer.decode_rows(frames[None, :-1], actions[None], tokens)
         return torch.cat([self.see(frames[:1]), decoded[0]])
 
+    def picture(self, views: Tensor) -> Tensor:
+        """Views of a dream (N, 3, 64, 64) in [0, 1] for people: they are pictures."""
+        return views
+
     def with_tokens(self, segments: Segments) -> Segments:
         """The segments with the tokens (B, T, 4) of each transition; those of the last step, which has none, are 0.
 
@@ -96,6 +102,7 @@ class Agent(nn.Module):
         actions: Tensor,
         generator: torch.Generator | None = None,
         *,
+        rewards: Tensor | None = None,
         greedy: bool = False,
         keep: int = 1,
         workspace: Workspace | None = None,
@@ -107,6 +114,7 @@ class Agent(nn.Module):
             tokens: (B, C - 1, 4) int64 of the transitions between them, or None to have them encoded.
             actions: (B, C - 1) int64 taken between them.
             generator: of all draws, on the agent's device; None is torch's global one.
+            rewards: (B, C - 1) after those actions; this dynamics does not read them.
             greedy: take what is most probable instead of drawing.
             keep: frames that the dream goes on from where its positions are used up; 1 is published.
             workspace: to work it out in, of the agent's networks and B, which no other dream uses; None is a new one.
@@ -201,6 +209,12 @@ class Agent(nn.Module):
     def actor_critic_losses(self, segments: Segments, dreams: torch.Generator) -> Steps:
         """One optimizer step on rollouts from the last steps of segments."""
         return [[Part(self.actor_critic_loss(segments, dreams), 1.0)]]
+
+    def attention(
+        self, episodes: Sequence[Episode], *, most: int, seed: int, watch: Callable[[int], None] = lambda steps: None
+    ) -> Attention:
+        """What the dynamics looks at in up to `most` predictions on these episodes (agents/delta_iris/attention.py)."""
+        return attention(self.tokenizer, self.dynamics, episodes, most=most, seed=seed, watch=watch)
 
     def diagnose(
         self,

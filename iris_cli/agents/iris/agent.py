@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from iris_cli.agents.iris.actor_critic import ActorCritic
+from iris_cli.agents.iris.attention import attention
 from iris_cli.agents.iris.config import IrisConfig
 from iris_cli.agents.iris.diagnosis import diagnose
 from iris_cli.agents.iris.dynamics import Dynamics
@@ -15,6 +16,7 @@ from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.agents.iris.world import IrisDream, Workspace
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import Rollout, actor_critic_loss, clipped_loss, targets_of
+from iris_cli.learn.attention import Attention
 from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine, look_again
@@ -87,6 +89,10 @@ class Agent(nn.Module):
         """What the tokenizer makes of N frames in a row and the N - 1 actions between them: as `see`."""
         return self.see(frames)
 
+    def picture(self, views: Tensor) -> Tensor:
+        """Views of a dream (N, 3, 64, 64) in [0, 1] for people: they are pictures."""
+        return views
+
     def begin_dream(
         self,
         frames: Tensor | None,
@@ -94,6 +100,7 @@ class Agent(nn.Module):
         actions: Tensor,
         generator: torch.Generator | None = None,
         *,
+        rewards: Tensor | None = None,
         greedy: bool = False,
         keep: int = 1,
     ) -> IrisDream:
@@ -104,6 +111,7 @@ class Agent(nn.Module):
             tokens: (B, C, 16) int64, or None.
             actions: (B, C - 1) int64 taken between them.
             generator: of all draws, on the agent's device; None is torch's global one.
+            rewards: (B, C - 1) after those actions; this dynamics does not read them.
             greedy: take what is most probable instead of drawing.
             keep: frames that the dream goes on from where its positions are used up; 1 is published.
 
@@ -226,6 +234,12 @@ class Agent(nn.Module):
                 rollout, besides = look_again(rollout, self.actor_critic, memory), []
             loss = clipped_loss(rollout, targets, clip_ratio=config.clip_ratio, entropy_weight=config.entropy_weight)
             yield [Part(each, 1.0) for each in (loss, *besides)]
+
+    def attention(
+        self, episodes: Sequence[Episode], *, most: int, seed: int, watch: Callable[[int], None] = lambda steps: None
+    ) -> Attention:
+        """What the dynamics looks at in up to `most` predictions on these episodes (agents/iris/attention.py)."""
+        return attention(self.tokenizer, self.dynamics, episodes, most=most, seed=seed, watch=watch)
 
     def diagnose(
         self,
