@@ -83,6 +83,11 @@ def run_option(command: F) -> F:
     return click.option("--run", type=PATH, help="Run directory.  [default: the newest]")(command)
 
 
+def trust_option(command: F) -> F:
+    """--trust-env, for whatever plays the environment that a run names."""
+    return click.option("--trust-env", is_flag=True, help="Run the module of a run's own module:Class game.")(command)
+
+
 def set_option(command: F) -> F:
     """--set, for single settings."""
     return click.option(
@@ -121,9 +126,11 @@ def training_options(command: F) -> F:
 @click.option("--epsilon", type=float, default=0.01, show_default=True, help="Chance of a random action, with --run.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and random actions; a run has its own.")
+@trust_option
 @device_option
 def collect(
-    env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, **settings: Any
+    env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, trust_env: bool,
+    **settings: Any,
 ) -> None:
     """Play real episodes and append them to a dataset.
 
@@ -138,7 +145,7 @@ def collect(
 
     wanted = stage.Collect(**settings)
     if run is not None:
-        opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device)
+        opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device, trust_env=trust_env)
         report = alone(stage.collect_alone, opened, wanted)
     else:
         environment = environment_named(env, agent or "iris")
@@ -245,8 +252,9 @@ def train_agent(dataset: Path, updates: int | None, **run: Any) -> None:
 @click.option("--max-steps", type=POSITIVE, help="Cut episodes, for a quick look.  [default: the published 27,000]")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and policy draws.")
 @run_option
+@trust_option
 @device_option
-def evaluate(run: Path | None, device: str, **settings: Any) -> None:
+def evaluate(run: Path | None, device: str, trust_env: bool, **settings: Any) -> None:
     """Play whole games by the published protocol and write a report of every score.
 
     \b
@@ -258,7 +266,7 @@ def evaluate(run: Path | None, device: str, **settings: Any) -> None:
     from iris_cli.stages.evaluate import Evaluate
     from iris_cli.stages.evaluate import evaluate as stage
 
-    console.show(stage(open_existing(run, device=device), Evaluate(**settings)))
+    console.show(stage(open_existing(run, device=device, trust_env=trust_env), Evaluate(**settings)))
 
 
 @cli.command()
@@ -269,8 +277,9 @@ def evaluate(run: Path | None, device: str, **settings: Any) -> None:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games, actions and dreams.")
 @click.option("--json", "as_json", is_flag=True, help="The whole report, for other programs.")
 @run_option
+@trust_option
 @device_option
-def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> None:
+def diagnose(run: Path | None, device: str, as_json: bool, trust_env: bool, **settings: Any) -> None:
     """Measure each part of the world model on games it never saw, and say which one fails.
 
     \b
@@ -284,7 +293,7 @@ def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> N
     from iris_cli.stages.diagnose import diagnose as stage
 
     with console.standard_output_for_programs(as_json):
-        report = stage(open_existing(run, device=device), Diagnose(**settings))
+        report = stage(open_existing(run, device=device, trust_env=trust_env), Diagnose(**settings))
     if as_json:
         console.document(report.files["report"])
     else:
@@ -303,8 +312,9 @@ def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> N
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the starts and of all draws.")
 @run_option
+@trust_option
 @device_option
-def imagine(run: Path | None, device: str, **settings: Any) -> None:
+def imagine(run: Path | None, device: str, trust_env: bool, **settings: Any) -> None:
     """Film dreams beside the real game: real | reconstruction | imagined, under the same actions.
 
     \b
@@ -317,7 +327,7 @@ def imagine(run: Path | None, device: str, **settings: Any) -> None:
     from iris_cli.stages.imagine import imagine as stage
 
     wanted = Imagine(**settings)
-    console.show(stage(open_existing(run, device=device), wanted))
+    console.show(stage(open_existing(run, device=device, trust_env=trust_env), wanted))
 
 
 @cli.command()

@@ -128,7 +128,11 @@ class Run:
         if environment.view != view_of(agent):
             raise ConfigError(
                 f"{agent} sees {view_of(agent)} frames, but these are {environment.view}", where=dataset,
-                fix=f"Collect others: iris collect --env {environment.name} --agent {agent} --out data/NAME.zarr",
+                fix=(
+                    "Data without an environment is for agents that see colours."
+                    if environment.kind == "imported"
+                    else f"Collect others: iris collect --env {environment.name} --agent {agent} --out data/NAME.zarr"
+                ),
             )  # fmt: skip
         if (directory / "run.yaml").exists():
             raise RunError("there is a run already", where=directory, fix="Name another with --run.")
@@ -157,6 +161,7 @@ class Run:
             lock.callback(os.close, _lock(draft))
             try:
                 run = cls(draft, card, config, device)
+                run.environment = environment
                 run._unlock = weakref.finalize(run, lock.pop_all().close)
                 if weights is not None:
                     run.agent.load_state_dict(weights)
