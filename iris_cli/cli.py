@@ -129,7 +129,13 @@ def training_options(command: F) -> F:
 @trust_option
 @device_option
 def collect(
-    env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, trust_env: bool,
+    env: str | None,
+    out: Path | None,
+    agent: str | None,
+    run: Path | None,
+    seed: int,
+    device: str,
+    trust_env: bool,
     **settings: Any,
 ) -> None:
     """Play real episodes and append them to a dataset.
@@ -413,6 +419,46 @@ def info(path: Path, as_json: bool) -> None:
     from iris_cli.stages.info import info as facts
 
     console.facts(str(path), facts(path), as_json=as_json)
+
+
+@cli.command("import")
+@click.argument("source")
+@click.option("--out", type=PATH, help="Dataset to make.  [default: data/ and the source's name]")
+@click.option("--csv", type=PATH, help="The actions of a film.  [default: the film's name with .csv]")
+@click.option("--actions", help="How many actions there are, or their names: NOOP,LEFT.  [default: the largest]")
+@click.option("--env", help="The game that was recorded, if it can be played.  [default: there is none]")
+@click.option("--licence", default="unknown", show_default=True, help="Of the data; it is kept with them.")
+def import_(source: str, **settings: Any) -> None:
+    """Make a dataset of others' frames and actions: SOURCE is .npz, .mp4 with a .csv, a Minari folder or minari:ID.
+
+    \b
+    Example: iris import play.mp4
+             iris import frames.npz --actions NOOP,LEFT,RIGHT --out data/mine.zarr
+             iris import minari:atari/pong/expert-v0
+    """
+    from iris_cli import console
+    from iris_cli.stages.import_data import Import, import_data
+
+    console.show(import_data(source, Import(**settings)))
+
+
+@cli.command("export")
+@click.argument("dataset", type=PATH)
+@click.option("--to", type=click.Choice(["minari", "mp4"]), default="minari", show_default=True, help="What to write.")
+@click.option("--out", type=PATH, help="Where.  [default: beside the dataset, NAME-v0 or NAME.mp4]")
+@click.option("--fps", type=float, default=15.0, show_default=True, help="Frames per second of a film.")
+@click.option("--lossless", is_flag=True, help="Keep every pixel of a film; few players show such.")
+def export(dataset: Path, **settings: Any) -> None:
+    """Write DATASET as a Minari dataset, or as a film with a CSV of its actions that can be imported again.
+
+    \b
+    Example: iris export data/pong.zarr --to minari
+             iris export data/pong.zarr --to mp4 --out pong.mp4
+    """
+    from iris_cli import console
+    from iris_cli.stages.export_data import Export, export_data
+
+    console.show(export_data(dataset, Export(**settings)))
 
 
 @cli.command("import-checkpoint")

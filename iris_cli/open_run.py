@@ -82,9 +82,7 @@ def open_for_training(
     return opened
 
 
-def open_existing(
-    run: Path | None, *, device: str = "auto", training: bool = False, trust_env: bool = False
-) -> Run:
+def open_existing(run: Path | None, *, device: str = "auto", training: bool = False, trust_env: bool = False) -> Run:
     """The named run, or the newest one, which is then printed; `trust_env`: its environment may import its module."""
     if run is None:
         run = newest_run()
