@@ -497,6 +497,43 @@ def export_checkpoint(file: Path, run: Path | None) -> None:
 
 
 @cli.command()
+@click.argument("run", type=PATH)
+@click.argument("repository", required=False)
+@click.option("--to", type=PATH, help="Make this folder instead: no hub, no network.")
+@click.option("--licence", default="unknown", show_default=True, help="Of the weights, such as mit or cc-by-4.0.")
+@click.option("--private", is_flag=True, help="Of a repository that is made.")
+def push(run: Path, **settings: Any) -> None:
+    """Share RUN in REPOSITORY (OWNER/NAME) on the Hugging Face hub, or as a folder: weights, settings, model card.
+
+    \b
+    Example: iris push runs/pong OWNER/pong-iris --licence mit
+             iris push runs/pong --to pong-iris
+    """
+    from iris_cli import console
+    from iris_cli.open_run import open_existing
+    from iris_cli.stages.share import Push
+    from iris_cli.stages.share import push as stage
+
+    console.show(stage(open_existing(run, device="cpu"), Push(**settings)))
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--out", type=PATH, help="Run to make.  [default: runs/ and the source's name]")
+def pull(source: str, out: Path | None) -> None:
+    """Make a run of a shared one: SOURCE is OWNER/NAME on the Hugging Face hub, or a folder that push wrote.
+
+    \b
+    Example: iris pull OWNER/pong-iris
+             iris pull pong-iris --out runs/theirs
+    """
+    from iris_cli import console
+    from iris_cli.stages.share import pull as stage
+
+    console.show(stage(source, out=out))
+
+
+@cli.command()
 @click.argument("what", type=click.Choice(["lpips"]))
 @click.option("--source", type=PATH, help="A local file or directory with the weights, instead of a download.")
 @click.option("--out", type=PATH, help="Where to keep them.  [default: ~/.cache/iris/lpips.safetensors]")
