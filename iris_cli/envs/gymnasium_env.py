@@ -95,7 +95,7 @@ class Frames(gymnasium.Wrapper[Frame, int, Any, Any]):
 def _build(id: str, **settings: Any) -> gymnasium.Env[Any, Any]:
     """A registered id, or what the class of a module (or a function in it) makes."""
     module, _, name = id.partition(":")
-    if not name:
+    if ":" not in id:
         return gymnasium.make(id, disable_env_checker=True, **settings)
     try:
         build = getattr(_imported(module), name)

@@ -28,7 +28,7 @@ from iris_cli.formats.recording import (
 )
 
 PREFIX = "minari:"  # before the id of a dataset in Minari's own folder
-_MAX_METADATA = 1 << 24  # bytes
+_MAX_METADATA = 1 << 26  # bytes; the bounds of every pixel are in it
 _MAX_EPISODE = 1 << 33  # bytes of one episode's pictures, which Minari reads at once
 _ID = re.compile(r"(?:[-_A-Za-z0-9]+/)*[-_A-Za-z0-9]+-v\d+")
 _INSTALL = "pip install 'iris-wm[minari]'"

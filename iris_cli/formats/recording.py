@@ -3,6 +3,7 @@
 Whatever comes from elsewhere is refused in one sentence if it is not what it should be; nothing in it is executed.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,7 +211,6 @@ def picture_shape(shape: Sequence[int], where: str | Path, *, most: int) -> tupl
     Raises:
         DatasetError: if it is empty, or has more than `most` values.
     """
-    values = int(np.prod([int(size) for size in shape], dtype=object)) if shape else 0
-    if not 0 < values <= most:
+    if not shape or min(shape) < 1 or math.prod(shape) > most:
         raise DatasetError(f"pictures of shape {tuple(shape)} cannot be frames", where=where)
-    return tuple(int(size) for size in shape)
+    return tuple(shape)

@@ -12,6 +12,7 @@ ffmpeg decodes, in a process of its own that may read this one file and nothing 
 """
 
 import csv
+import os
 import re
 import subprocess
 import tempfile
@@ -84,18 +85,19 @@ def _frames(path: Path, most_pixels: int) -> Generator[NDArray[np.uint8], None, 
         *("-map", "0:v:0", "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "-"),
     ]
     with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints, start_new_session=True
-        )
-        assert process.stdout is not None
-        try:
-            with process.stdout as pipe:
+        ours, theirs = os.pipe()
+        with os.fdopen(ours, "rb") as pipe:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=complaints, start_new_session=True
+            )
+            os.close(theirs)
+            try:
                 while (image := _picture(pipe, path, most_pixels)) is not None:
                     yield image
-            process.wait()
-        finally:
-            process.kill()
-            process.wait()
+                process.wait()
+            finally:
+                process.kill()
+                process.wait()
         if process.returncode != 0:
             complaints.seek(0)
             said = complaints.read(500).decode("utf-8", "replace").splitlines()
@@ -122,7 +124,7 @@ def _picture(pipe: IO[bytes], path: Path, most_pixels: int) -> NDArray[np.uint8]
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[^\x20-\x7e]", "?", text)[:160]
+    return re.sub(r"[^\x20-\x7e]", "?", re.sub(r" @ 0x[0-9a-f]+", "", text))[:160]
 
 
 def read_rows(path: Path) -> Steps:

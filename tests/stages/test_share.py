@@ -110,6 +110,7 @@ def test_a_pulled_run_is_the_same_agent_and_goes_on(shared: Path) -> None:
     assert agent.tokenizer.encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (1, 16)
 
 
+@pytest.mark.pipeline
 def test_a_pulled_run_evaluates_imagines_and_trains(shared: Path, command: Callable[..., Any]) -> None:
     pull("toy-agent", out=Path("runs/theirs"))
 
