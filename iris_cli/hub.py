@@ -2,11 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from iris_cli.errors import RunError
 
+MOST_FILES = 20  # of a run
+_PLAIN = re.compile(r"[\w./-]+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -40,26 +44,40 @@ def download(repository: str, into: Path, *, limits: Mapping[str, int]) -> None:
     Args:
         repository: owner/name.
         into: an empty folder.
-        limits: file name, or pattern, -> the most bytes it may have; nothing else is fetched.
+        limits: file name, or pattern, -> the most bytes it may have. Nothing else is fetched, however it is called.
 
     Raises:
         RunError: if the name is none, the client is missing, a file is too large, or the hub does not give them.
     """
     _check(repository)
     client = _client()
-    wanted = list(limits)
     try:
-        planned = client.snapshot_download(repository, allow_patterns=wanted, dry_run=True)
-        total, most = sum(file.file_size or 0 for file in planned), sum(limits.values())
-        if total <= most:
-            client.snapshot_download(repository, allow_patterns=wanted, local_dir=str(into))
+        there = client.snapshot_download(repository, allow_patterns=list(limits), local_dir=str(into), dry_run=True)
+        wanted = [str(file.filename) for file in there if _within(limits, repository, file)][:MOST_FILES]
+        client.snapshot_download(repository, allow_patterns=wanted, local_dir=str(into))
+    except RunError:
+        raise
     except Exception as error:  # the client's own errors, and those of the network below it
         raise RunError(
             f"the hub did not give it ({_first_line(error)})", where=repository,
             fix="See that the name is right and the network is there; private ones need `hf auth login`.",
         ) from None  # fmt: skip
-    if total > most:
-        raise RunError(f"its files have {total:,} bytes, more than the {most:,} that a run can have", where=repository)
+
+
+def _within(limits: Mapping[str, int], repository: str, file: Any) -> bool:
+    """Whether a file there is wanted.
+
+    Raises:
+        RunError: if it is, and too large.
+    """
+    name, size = str(file.filename), file.file_size
+    for pattern, limit in limits.items():
+        # A star of the client's patterns stands for "/../" too; names that are fetched have no more folders than those.
+        if fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") and _PLAIN.fullmatch(name):
+            if not isinstance(size, int) or size > limit:
+                raise RunError(f"{name} has {size} bytes, more than the {limit:,} that it may", where=repository)
+            return True
+    return False
 
 
 def _check(repository: str) -> None:

@@ -1,6 +1,7 @@
 """A run goes out as a folder, or to a hub that is played here, and comes back the same; hostile ones stay out."""
 
 import builtins
+import hashlib
 import inspect
 import json
 import os
@@ -8,9 +9,12 @@ import pickle
 import shutil
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
@@ -384,7 +388,11 @@ class Hub(types.ModuleType):
             raise FileNotFoundError("404 Client Error.\nRepository Not Found")
         paths = [path for pattern in allow_patterns for path in there.glob(pattern)]
         if dry_run:
-            return [types.SimpleNamespace(file_size=path.stat().st_size, filename=path.name) for path in paths]
+            assert local_dir is not None  # else the client keeps notes in the user's cache
+            return [
+                types.SimpleNamespace(file_size=path.stat().st_size, filename=path.relative_to(there).as_posix())
+                for path in paths
+            ]
         assert local_dir is not None
         for path in paths:
             target = Path(local_dir) / path.relative_to(there)
@@ -412,6 +420,22 @@ def test_a_run_goes_through_the_hub(place: Path, client: Hub) -> None:
     assert not Path("executed").exists()
 
 
+def test_only_names_that_are_known_come_down_from_the_hub(place: Path, client: Hub) -> None:
+    push(opened("runs/toy"), Push(repository="someone/toy"))
+    repository = client.root / "someone/toy"
+    for name in ("reports/evaluate-/deep.json", "reports/evaluate-a b.json", "other.json", "more/config.json"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("{}")
+    patterns = {"config.json": 1 << 20, "reports/evaluate-*.json": 1 << 20}
+    (place / "into").mkdir()
+
+    hub.download("someone/toy", place / "into", limits=patterns)
+
+    [report] = (place / "into/reports").iterdir()
+    assert report.name.startswith("evaluate-0")
+    assert {path.name for path in (place / "into").iterdir()} == {"config.json", "reports"}
+
+
 def test_a_repository_of_huge_files_is_not_fetched(place: Path, client: Hub) -> None:
     push(opened("runs/toy"), Push(repository="someone/toy"))
     with (client.root / "someone/toy/model.safetensors").open("ab") as file:
@@ -419,6 +443,77 @@ def test_a_repository_of_huge_files_is_not_fetched(place: Path, client: Hub) -> 
 
     with pytest.raises(RunError, match="more than"):
         pull("someone/toy", out=Path("runs/theirs"))
+
+
+@pytest.fixture
+def server(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The address of a small hub of our own, with what is in the repository someone/toy: file name -> content."""
+    content = {path.relative_to(shared).as_posix(): path.read_bytes() for path in shared.rglob("*") if path.is_file()}
+    commit = "a" * 40
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            name = path.removeprefix(f"/someone/toy/resolve/{commit}/")
+            if path == "/api/models/someone/toy/revision/main":
+                files = [{"rfilename": name} for name in content]
+                self.answer(json.dumps({"id": "someone/toy", "sha": commit, "siblings": files}).encode())
+            elif path == f"/api/models/someone/toy/tree/{commit}":
+                entries = [
+                    {"type": "file", "path": name, "size": len(value), "oid": hashlib.sha1(value).hexdigest()}
+                    for name, value in content.items()
+                ]
+                self.answer(json.dumps(entries).encode())
+            elif name in content:
+                digest = hashlib.sha1(content[name]).hexdigest()
+                self.answer(content[name], {"X-Repo-Commit": commit, "ETag": f'"{digest}"'})
+            else:
+                self.answer(b"", status=404)
+
+        do_HEAD = do_GET
+
+        def answer(self, body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is to be said."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as listening:
+        Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}", content
+        listening.shutdown()
+
+
+@pytest.mark.pipeline
+def test_the_real_client_pulls_a_run_over_http(
+    server: tuple[str, dict[str, bytes]], place: Path, iris: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    address, content = server
+    content["optimizers.pt"] = pickle.dumps(Code())
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("HF_HOME", str(place / "hf"))
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+    pulled = iris("pull", "someone/toy", "--out", "runs/theirs", cwd=place)
+    missing = iris("pull", "someone/else", cwd=place)
+    content["reports/evaluate-/../../../../../evil.json"] = content["reports/../../evil.json"] = b"{}"
+    evil = iris("pull", "someone/toy", "--out", "runs/evil", cwd=place)
+
+    assert pulled.returncode == 0, pulled.stderr
+    assert opened("runs/theirs").fingerprint() == opened("runs/toy").fingerprint()
+    assert files(Path("runs/theirs/reports")) == files(Path("runs/toy/reports"))
+    assert not list(Path("runs/theirs").glob("optimizers.pt"))
+    assert not list(place.parent.rglob("evil*"))
+    for refused in (missing, evil):
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("Error: the hub did not give it")
+        assert len(refused.stderr.splitlines()) == 1
 
 
 def test_a_repository_that_is_not_there_is_named_in_one_line(place: Path, client: Hub) -> None:
