@@ -111,7 +111,7 @@ def test_another_name_does_not_vouch_for_the_runs_own(marker: Path, command: Com
         ),
         pytest.param("train-dynamics data/d.zarr --run runs/r --updates 1", marks=pytest.mark.pipeline),
         "imagine --run runs/r --num 1 --steps 2 --policy dataset --render o.png",
-        "diagnose --run runs/r --dataset data/d.zarr --horizon 2",
+        pytest.param("diagnose --run runs/r --dataset data/d.zarr --horizon 2", marks=pytest.mark.pipeline),
         "export data/d.zarr --to mp4",
         "push runs/r --to out",
     ],
@@ -123,6 +123,7 @@ def test_what_plays_nothing_imports_nothing(marker: Path, command: Command, line
     assert not marker.exists()
 
 
+@pytest.mark.pipeline
 def test_from_python_a_run_is_trusted_by_name(marker: Path) -> None:
     run = Run.open(Path("runs/r"), device=torch.device("cpu"))
     settings = Imagine(render=Path("o.png"), num=1, steps=1, policy="random")

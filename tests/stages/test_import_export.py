@@ -278,6 +278,7 @@ def test_a_film_without_loss_comes_back_the_same(pong: Path) -> None:
         assert after.attributes["action_meanings"] == before.attributes["action_meanings"]
 
 
+@pytest.mark.pipeline
 def test_a_film_that_all_players_show_comes_back_nearly_the_same(pong: Path) -> None:
     report = export_data(pong, Export(to="mp4"))
     import_data(str(pong.with_suffix(".mp4")), Import(out=Path("again.zarr")))
@@ -289,6 +290,7 @@ def test_a_film_that_all_players_show_comes_back_nearly_the_same(pong: Path) -> 
     assert error.mean() < 4
 
 
+@pytest.mark.pipeline
 def test_minari_holds_what_the_dataset_holds(pong: Path) -> None:
     export_data(pong, Export(out=Path("pong-v0")))
     import_data("pong-v0", Import(env="Pong", out=Path("again.zarr")))
@@ -348,6 +350,7 @@ def test_minari_to_zarr_to_minari_is_equal(monkeypatch: pytest.MonkeyPatch) -> N
             assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
+@pytest.mark.pipeline
 def test_grey_stacks_go_to_minari_but_to_no_film(pong_for: Callable[[str], Path]) -> None:
     stacks = pong_for("twm")
 
@@ -437,6 +440,7 @@ def test_delta_iris_dreams_of_imported_data_too(command: Command) -> None:
         assert result.exit_code == 0, (line, result.output)
 
 
+@pytest.mark.pipeline
 def test_grey_stacks_are_not_made_of_imported_colours(command: Command) -> None:
     import_data(npz("clip.npz"), Import())
 

@@ -38,7 +38,7 @@ LAYOUT = {"README.md", "config.json", "model.safetensors", "reports"}
 
 @pytest.fixture(scope="session")
 def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run of the toy game that says it has been trained, its dataset and an evaluation."""
+    """A tiny run of the toy game that says it has been trained, its dataset, an evaluation, and what push wrote."""
     place = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -54,6 +54,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evaluate(run, Evaluate(episodes=2, measured_steps=0))
         run.save()
         run.close()
+        push(opened("runs/toy"), Push(to=Path("toy-agent"), licence="MIT"))
     return place
 
 
@@ -61,7 +62,7 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(_trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory, with the run `runs/toy`."""
     target = tmp_path / "place"
-    shutil.copytree(_trained, target)
+    shutil.copytree(_trained, target, ignore=shutil.ignore_patterns("toy-agent"))
     monkeypatch.chdir(target)
     return target
 
@@ -75,10 +76,9 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.fixture
-def shared(place: Path) -> Path:
+def shared(place: Path, _trained: Path) -> Path:
     """The folder that push wrote."""
-    push(opened("runs/toy"), Push(to=Path("toy-agent"), licence="MIT"))
-    return place / "toy-agent"
+    return Path(shutil.copytree(_trained / "toy-agent", place / "toy-agent"))
 
 
 def test_a_folder_has_the_layout_of_the_hub_and_no_more(shared: Path) -> None:
@@ -176,6 +176,7 @@ def test_names_from_elsewhere_are_no_markup_in_the_card(place: Path) -> None:
     assert "\\<script\\>" in text
 
 
+@pytest.mark.pipeline
 @pytest.mark.parametrize("agent", ["delta-iris", "twm"])
 def test_the_other_agents_are_shared_too(place: Path, agent: str) -> None:
     toy = training_spec("toy_game:Toy")
@@ -213,9 +214,8 @@ def test_a_place_that_cannot_be_is_refused(place: Path, settings: Push, said: st
 
 
 def test_an_untrained_run_is_not_shared(place: Path) -> None:
-    run = Run.open(Path("runs/toy"), device=CPU, training=True)
+    run = opened("runs/toy")
     run.updates = dict.fromkeys(COMPONENTS, 0)
-    run.save()
 
     with pytest.raises(RunError, match="nothing of this run has been trained"):
         push(run, Push(to=Path("x")))
