@@ -54,7 +54,8 @@ def download(repository: str, into: Path, *, limits: Mapping[str, int]) -> None:
     try:
         there = client.snapshot_download(repository, allow_patterns=list(limits), local_dir=str(into), dry_run=True)
         wanted = [str(file.filename) for file in there if _within(limits, repository, file)][:MOST_FILES]
-        client.snapshot_download(repository, allow_patterns=wanted, local_dir=str(into))
+        if wanted:  # no pattern at all could be taken to mean everything
+            client.snapshot_download(repository, allow_patterns=wanted, local_dir=str(into))
     except RunError:
         raise
     except Exception as error:  # the client's own errors, and those of the network below it

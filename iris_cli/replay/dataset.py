@@ -276,7 +276,7 @@ class Dataset:
             "tokens": dict(self._attributes["tokens"]),
             "size_bytes": sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()),
             "created": self._attributes["created"],
-            **({"imported": self.attributes["imported"]} if "imported" in self._attributes else {}),
+            **self._imported(),
             "format_version": FORMAT_VERSION,
         }
 
@@ -425,6 +425,13 @@ class Dataset:
     @property
     def _step_fields(self) -> dict[str, Field]:
         return step_fields(self.frame_shape, len(self.achievements))
+
+    def _imported(self) -> dict[str, Any]:
+        """Where imported steps come from, in short; nothing of what was collected here."""
+        facts = self._attributes.get("imported")
+        if not isinstance(facts, dict):
+            return {}
+        return {"imported": {name: facts.get(name) for name in ("source", "format", "licence")}}
 
     def _check(self) -> None:
         """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""

@@ -73,11 +73,13 @@ def _to_minari(dataset: Dataset, episodes: Iterator[int], target: Path) -> Repor
     if not _MINARI_NAME.fullmatch(target.name):
         raise ConfigError(f"'{target.name}' is no name of a Minari dataset", where="--out", fix="Such as pong-v0.")
     _refuse_existing(target)
-    facts, repeated = dataset.attributes.get("imported", {}), 0
+    facts, repeated = _imported(dataset), 0
+    first = facts["first_action"] if type(facts.get("first_action")) is int else 0
+    spec = facts["env_spec"] if isinstance(facts.get("env_spec"), str) else None
     with _workplace(target) as draft:
         writer = MinariWriter(
             draft / "dataset", name=target.name, shape=dataset.frame_shape, num_actions=dataset.num_actions,
-            first_action=facts.get("first_action", 0), env_spec=facts.get("env_spec"), description=_words(dataset),
+            first_action=first, env_spec=spec, description=_words(dataset),
         )  # fmt: skip
         for episode in episodes:
             values = {name: _whole(dataset, name, episode) for name in ("observations", *_FIELDS)}
@@ -85,7 +87,7 @@ def _to_minari(dataset: Dataset, episodes: Iterator[int], target: Path) -> Repor
             repeated += final is None
             final = values["observations"][-1] if final is None else final
             values["observations"] = np.concatenate([values["observations"], final[None]])
-            values["actions"] = values["actions"] + facts.get("first_action", 0)
+            values["actions"] = values["actions"] + first
             writer.write(**values)
         (draft / "dataset").rename(target)
     notes = []
@@ -137,8 +139,14 @@ def _figures(dataset: Dataset) -> dict[str, float | int | str]:
     return {"steps": dataset.num_steps, "episodes": dataset.num_episodes, "actions": dataset.num_actions}
 
 
+def _imported(dataset: Dataset) -> dict[str, Any]:
+    """What the dataset says it was made of."""
+    facts = dataset.attributes.get("imported")
+    return facts if isinstance(facts, dict) else {}
+
+
 def _words(dataset: Dataset) -> str:
-    licence = dataset.attributes.get("imported", {}).get("licence", "not stated")
+    licence = _imported(dataset).get("licence", "not stated")
     return f"Exported by iris-wm from a dataset of {dataset.environment.get('id')}. Licence of the data: {licence}."
 
 

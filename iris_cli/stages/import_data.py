@@ -107,7 +107,10 @@ def _recording(path: Path, settings: Import) -> Recording:
             raise ConfigError("this folder is no Minari dataset", where=path, fix="It would hold data/metadata.json.")
         return read_minari(path, most_values=3 * MAX_PIXELS)
     if is_film:
-        return read_video(path, settings.csv or path.with_suffix(".csv"), most_pixels=MAX_PIXELS)
+        rows = settings.csv or path.with_suffix(".csv")
+        if not rows.is_file() or (settings.csv is None and rows.is_symlink()):
+            raise DatasetError("there is no CSV file of its own with its actions", where=rows, fix="Name it by --csv.")
+        return read_video(path, rows, most_pixels=MAX_PIXELS)
     if path.suffix.lower() == ".npz":
         return read_npz(path, most_values=3 * MAX_PIXELS)
     raise ConfigError(

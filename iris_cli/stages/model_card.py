@@ -93,7 +93,11 @@ def _training(facts: Mapping[str, Any]) -> dict[str, Any]:
         "steps it collected": "-" if facts["collected_steps"] is None else f"{facts['collected_steps']:,}",
         "dataset": f"{dataset['steps']:,} steps, {dataset['episodes']:,} episodes" if dataset else "not at hand",
         "who played": ", ".join(dataset.get("collected_by", [])) or "-",
-        **({"dataset imported from": f"{imported['source']}, licence {imported['licence']}"} if imported else {}),
+        **(
+            {"dataset imported from": f"{imported.get('source')}, licence {imported.get('licence')}"}
+            if imported
+            else {}
+        ),
         **({"weights imported from": facts["imported"].get("file", "-")} if "imported" in facts else {}),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "made": facts["created"],

@@ -70,6 +70,8 @@ class TestReading:
     @pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
     @pytest.mark.parametrize("start", [0, 2])
     def test_a_dataset_is_read_episode_by_episode(self, made: Made, data_format: str, start: int) -> None:
+        if data_format != "hdf5":
+            pytest.importorskip("pyarrow")
         recording = ours.read_minari(made(data_format=data_format, start=start), most_values=10_000)
         blocks = list(recording.blocks)
 

@@ -200,11 +200,17 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], said: st
         ("minari:../../etc-v0", "no id"),
         ("minari:nobody/nothing-v0", "minari download"),
         ("text.npz", "no npz file"),
-        ("text.mp4", "rows cannot be read"),
+        ("text.mp4", "no CSV file"),
+        ("linked.mp4", r"no CSV file of its own.*--csv"),
+        ("piped.mp4", "no CSV file"),
     ],
 )
 def test_what_is_no_recording_is_refused(source: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", "root")
+    for name in ("linked.mp4", "piped.mp4"):
+        Path(name).write_text("text")
+    Path("linked.csv").symlink_to("/etc/passwd")
+    os.mkfifo("piped.csv")
     for name in ("text.txt", "text.npz", "text.mp4"):
         Path(name).write_text("text")
     Path("folder").mkdir()
@@ -333,7 +339,7 @@ def test_minari_to_zarr_to_minari_is_equal(monkeypatch: pytest.MonkeyPatch) -> N
     spec = json.dumps({"id": "CartPole-v1", "entry_point": "x:Y", "additional_wrappers": [], "kwargs": {}})
     minari.create_dataset_from_buffers(
         "game/first-v1", buffers, observation_space=Box(0, 255, (64, 64, 3), np.uint8), jpeg_encoding=False,
-        action_space=Discrete(5, start=2), data_format="arrow",
+        action_space=Discrete(5, start=2), data_format="hdf5",
     )  # fmt: skip
     metadata = Path("root/game/first-v1/data/metadata.json")
     metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "env_spec": spec}))
