@@ -1,5 +1,6 @@
 """A run goes out as a folder, or to a hub that is played here, and comes back the same; hostile ones stay out."""
 
+import base64
 import builtins
 import hashlib
 import inspect
@@ -472,12 +473,41 @@ def server(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
 
         do_HEAD = do_GET
 
+        def do_POST(self) -> None:
+            path, body = urlsplit(self.path).path, self.rfile.read(int(self.headers["Content-Length"]))
+            if path == "/api/repos/create":
+                content.clear()
+                self.answer(json.dumps({"url": "https://huggingface.co/someone/toy"}).encode())
+            elif path == "/api/validate-yaml":
+                self.answer(b'{"errors": [], "warnings": []}')
+            elif path == "/api/models/someone/toy/preupload/main":
+                plain = [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for file in json.loads(body)["files"]
+                ]
+                self.answer(json.dumps({"files": plain}).encode())
+            elif path == "/api/models/someone/toy/commit/main":
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        content[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                self.answer(
+                    json.dumps(
+                        {
+                            "commitUrl": f"https://huggingface.co/someone/toy/commit/{commit}",
+                            "commitOid": commit,
+                            "success": True,
+                        }
+                    ).encode()
+                )
+            else:
+                self.answer(b"", status=404)
+
         def answer(self, body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
@@ -490,16 +520,25 @@ def server(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str,
 
 
 @pytest.mark.pipeline
-def test_the_real_client_pulls_a_run_over_http(
+def test_the_real_client_pushes_and_pulls_a_run_over_http(
     server: tuple[str, dict[str, bytes]], place: Path, iris: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("huggingface_hub")
     address, content = server
-    content["optimizers.pt"] = pickle.dumps(Code())
+    before = dict(content)
     monkeypatch.setenv("HF_ENDPOINT", address)
     monkeypatch.setenv("HF_HOME", str(place / "hf"))
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+    content["old.txt"] = b"of a repository that is made anew"
+
+    pushed = iris("push", "runs/toy", "someone/toy", "--licence", "MIT", cwd=place)
+    assert pushed.returncode == 0, pushed.stderr
+    assert content.keys() == before.keys()
+    assert content["model.safetensors"] == before["model.safetensors"]
+
+    content["optimizers.pt"] = pickle.dumps(Code())
     pulled = iris("pull", "someone/toy", "--out", "runs/theirs", cwd=place)
     missing = iris("pull", "someone/else", cwd=place)
     content["reports/evaluate-/../../../../../evil.json"] = content["reports/../../evil.json"] = b"{}"
