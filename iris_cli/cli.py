@@ -87,6 +87,11 @@ def run_option(command: F) -> F:
     return click.option("--run", type=PATH, help="Run directory.  [default: the newest]")(command)
 
 
+def trust_option(command: F) -> F:
+    """--trust-env, for whatever plays the environment that a run names."""
+    return click.option("--trust-env", is_flag=True, help="Run the module of a run's own module:Class game.")(command)
+
+
 def set_option(command: F) -> F:
     """--set, for single settings."""
     return click.option(
@@ -144,10 +149,18 @@ def training_options(command: F) -> F:
 @click.option("--epsilon", type=float, default=0.01, show_default=True, help="Chance of a random action, with --run.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and random actions; a run has its own.")
+@trust_option
 @device_option
 @profile_option
 def collect(
-    env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, **settings: Any
+    env: str | None,
+    out: Path | None,
+    agent: str | None,
+    run: Path | None,
+    seed: int,
+    device: str,
+    trust_env: bool,
+    **settings: Any,
 ) -> None:
     """Play real episodes and append them to a dataset.
 
@@ -162,7 +175,7 @@ def collect(
 
     wanted = stage.Collect(**settings)
     if run is not None:
-        opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device)
+        opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device, trust_env=trust_env)
         report = alone(stage.collect_alone, opened, wanted)
     else:
         environment = environment_named(env, agent or "iris")
@@ -269,9 +282,10 @@ def train_agent(dataset: Path, updates: int | None, **run: Any) -> None:
 @click.option("--max-steps", type=POSITIVE, help="Cut episodes, for a quick look.  [default: the published 27,000]")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and policy draws.")
 @run_option
+@trust_option
 @device_option
 @profile_option
-def evaluate(run: Path | None, device: str, **settings: Any) -> None:
+def evaluate(run: Path | None, device: str, trust_env: bool, **settings: Any) -> None:
     """Play whole games by the published protocol and write a report of every score.
 
     \b
@@ -283,7 +297,7 @@ def evaluate(run: Path | None, device: str, **settings: Any) -> None:
     from iris_cli.stages.evaluate import Evaluate
     from iris_cli.stages.evaluate import evaluate as stage
 
-    console.show(stage(open_existing(run, device=device), Evaluate(**settings)))
+    console.show(stage(open_existing(run, device=device, trust_env=trust_env), Evaluate(**settings)))
 
 
 @cli.command()
@@ -294,9 +308,10 @@ def evaluate(run: Path | None, device: str, **settings: Any) -> None:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games, actions and dreams.")
 @click.option("--json", "as_json", is_flag=True, help="The whole report, for other programs.")
 @run_option
+@trust_option
 @device_option
 @profile_option
-def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> None:
+def diagnose(run: Path | None, device: str, as_json: bool, trust_env: bool, **settings: Any) -> None:
     """Measure each part of the world model on games it never saw, and say which one fails.
 
     \b
@@ -310,7 +325,7 @@ def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> N
     from iris_cli.stages.diagnose import diagnose as stage
 
     with console.standard_output_for_programs(as_json):
-        report = stage(open_existing(run, device=device), Diagnose(**settings))
+        report = stage(open_existing(run, device=device, trust_env=trust_env), Diagnose(**settings))
     if as_json:
         console.document(report.files["report"])
     else:
@@ -329,9 +344,10 @@ def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> N
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the starts and of all draws.")
 @run_option
+@trust_option
 @device_option
 @profile_option
-def imagine(run: Path | None, device: str, **settings: Any) -> None:
+def imagine(run: Path | None, device: str, trust_env: bool, **settings: Any) -> None:
     """Film dreams beside the real game: real | reconstruction | imagined, under the same actions.
 
     \b
@@ -344,7 +360,7 @@ def imagine(run: Path | None, device: str, **settings: Any) -> None:
     from iris_cli.stages.imagine import imagine as stage
 
     wanted = Imagine(**settings)
-    console.show(stage(open_existing(run, device=device), wanted))
+    console.show(stage(open_existing(run, device=device, trust_env=trust_env), wanted))
 
 
 @cli.command()
@@ -454,6 +470,46 @@ def info(path: Path, as_json: bool) -> None:
     console.facts(str(path), facts(path), as_json=as_json)
 
 
+@cli.command("import")
+@click.argument("source")
+@click.option("--out", type=PATH, help="Dataset to make.  [default: data/ and the source's name]")
+@click.option("--csv", type=PATH, help="The actions of a film.  [default: the film's name with .csv]")
+@click.option("--actions", help="How many actions there are, or their names: NOOP,LEFT.  [default: the largest]")
+@click.option("--env", help="The game that was recorded, if it can be played.  [default: there is none]")
+@click.option("--licence", default="unknown", show_default=True, help="Of the data; it is kept with them.")
+def import_(source: str, **settings: Any) -> None:
+    """Make a dataset of others' frames and actions: SOURCE is .npz, .mp4 with a .csv, a Minari folder or minari:ID.
+
+    \b
+    Example: iris import play.mp4
+             iris import frames.npz --actions NOOP,LEFT,RIGHT --out data/mine.zarr
+             iris import minari:atari/pong/expert-v0
+    """
+    from iris_cli import console
+    from iris_cli.stages.import_data import Import, import_data
+
+    console.show(import_data(source, Import(**settings)))
+
+
+@cli.command("export")
+@click.argument("dataset", type=PATH)
+@click.option("--to", type=click.Choice(["minari", "mp4"]), default="minari", show_default=True, help="What to write.")
+@click.option("--out", type=PATH, help="Where.  [default: beside the dataset, NAME-v0 or NAME.mp4]")
+@click.option("--fps", type=float, default=15.0, show_default=True, help="Frames per second of a film.")
+@click.option("--lossless", is_flag=True, help="Keep every pixel of a film; few players show such.")
+def export(dataset: Path, **settings: Any) -> None:
+    """Write DATASET as a Minari dataset, or as a film with a CSV of its actions that can be imported again.
+
+    \b
+    Example: iris export data/pong.zarr --to minari
+             iris export data/pong.zarr --to mp4 --out pong.mp4
+    """
+    from iris_cli import console
+    from iris_cli.stages.export_data import Export, export_data
+
+    console.show(export_data(dataset, Export(**settings)))
+
+
 @cli.command("import-checkpoint")
 @click.argument("file", type=PATH)
 @click.option("--env", required=True, help="The game it was trained on.")
@@ -487,6 +543,43 @@ def export_checkpoint(file: Path, run: Path | None) -> None:
     from iris_cli.stages.exchange import export_checkpoint as stage
 
     console.show(stage(open_existing(run, device="cpu"), file))
+
+
+@cli.command()
+@click.argument("run", type=PATH)
+@click.argument("repository", required=False)
+@click.option("--to", type=PATH, help="Make this folder instead: no hub, no network.")
+@click.option("--licence", default="unknown", show_default=True, help="Of the weights, such as mit or cc-by-4.0.")
+@click.option("--private", is_flag=True, help="Of a repository that is made.")
+def push(run: Path, **settings: Any) -> None:
+    """Share RUN in REPOSITORY (OWNER/NAME) on the Hugging Face hub, or as a folder: weights, settings, model card.
+
+    \b
+    Example: iris push runs/pong OWNER/pong-iris --licence mit
+             iris push runs/pong --to pong-iris
+    """
+    from iris_cli import console
+    from iris_cli.open_run import open_existing
+    from iris_cli.stages.share import Push
+    from iris_cli.stages.share import push as stage
+
+    console.show(stage(open_existing(run, device="cpu"), Push(**settings)))
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--out", type=PATH, help="Run to make.  [default: runs/ and the source's name]")
+def pull(source: str, out: Path | None) -> None:
+    """Make a run of a shared one: SOURCE is OWNER/NAME on the Hugging Face hub, or a folder that push wrote.
+
+    \b
+    Example: iris pull OWNER/pong-iris
+             iris pull pong-iris --out runs/theirs
+    """
+    from iris_cli import console
+    from iris_cli.stages.share import pull as stage
+
+    console.show(stage(source, out=out))
 
 
 @cli.command()

@@ -82,18 +82,21 @@ def open_for_training(
     return opened
 
 
-def open_existing(run: Path | None, *, device: str = "auto", training: bool = False) -> Run:
-    """The named run, or the newest one, which is then printed."""
+def open_existing(run: Path | None, *, device: str = "auto", training: bool = False, trust_env: bool = False) -> Run:
+    """The named run, or the newest one, which is then printed; `trust_env`: its environment may import its module."""
     if run is None:
         run = newest_run()
         console.say(f"Run: {run} (the newest; --run names another)")
-    return Run.open(run, device=choose_device(device), training=training)
+    opened = Run.open(run, device=choose_device(device), training=training)
+    if trust_env:
+        opened.environment = opened.environment.as_trusted()
+    return opened
 
 
 def open_for_collecting(
-    run: Path, *, env: str | None, agent: str | None = None, dataset: Path | None, device: str
+    run: Path, *, env: str | None, agent: str | None = None, dataset: Path | None, device: str, trust_env: bool = False
 ) -> Run:
-    """A run whose policy is to play its own environment.
+    """A run whose policy is to play its own environment, whose module may be imported if it is named or trusted.
 
     Raises:
         RunError: if it learned another one, or is of another agent.
@@ -104,6 +107,8 @@ def open_for_collecting(
             raise RunError(f"the run has agent {opened.agent_name}, not {agent}", where=run, fix="Leave --agent away.")
         if env is not None and environment_for(opened.agent_name, env) != opened.environment:
             raise RunError(f"the run plays {opened.environment.name}, not {env}", where=run, fix="Leave --env away.")
+        if env is not None or trust_env:
+            opened.environment = opened.environment.as_trusted()
     opened.dataset_path = dataset or opened.dataset_path
     return opened
 

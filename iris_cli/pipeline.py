@@ -199,7 +199,9 @@ def _open(plan: Plan, device: str) -> Run:
                     f"the run has {key} {there}, but the pipeline {value}", where=plan.run,
                     fix="Name another run: --set run=runs/NAME.",
                 )  # fmt: skip
-        return Run.open(plan.run, device=chosen, training=True)
+        run = Run.open(plan.run, device=chosen, training=True)
+        run.environment = plan.environment  # the same, but named by whoever typed the pipeline's name
+        return run
     if plan.dataset.exists():
         with Dataset.open(plan.dataset) as dataset:
             dataset.check_environment(plan.environment.to_mapping())

@@ -107,6 +107,9 @@ class Run:
         weights: dict[str, Tensor] | None = None,
         imported: dict[str, str] | None = None,
         beside: dict[str, dict[str, Tensor]] | None = None,
+        updates: dict[str, int] | None = None,
+        tokenizer_loss: str | None = None,
+        pulled: dict[str, str] | None = None,
     ) -> "Run":
         """Make a run and its first checkpoint, with fresh weights (from `seed`) unless some are given.
 
@@ -120,6 +123,8 @@ class Run:
             weights: of the whole agent, instead of fresh ones.
             imported: where those came from; all components then count as trained.
             beside: more files of tensors for the directory, name.safetensors -> tensors.
+            updates, tokenizer_loss: what the weights have been through, where they are of another run.
+            pulled: where that run came from.
 
         Raises:
             ConfigError: for a seed that is none, or an environment that the agent cannot see.
@@ -130,7 +135,11 @@ class Run:
         if environment.view != view_of(agent):
             raise ConfigError(
                 f"{agent} sees {view_of(agent)} frames, but these are {environment.view}", where=dataset,
-                fix=f"Collect others: iris collect --env {environment.name} --agent {agent} --out data/NAME.zarr",
+                fix=(
+                    "Data without an environment is for agents that see colours."
+                    if environment.kind == "imported"
+                    else f"Collect others: iris collect --env {environment.name} --agent {agent} --out data/NAME.zarr"
+                ),
             )  # fmt: skip
         if (directory / "run.yaml").exists():
             raise RunError("there is a run already", where=directory, fix="Name another with --run.")
@@ -147,6 +156,7 @@ class Run:
             "versions": {"iris-wm": VERSION, "torch": str(torch.__version__), "python": platform.python_version()},
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **({"imported": imported} if imported else {}),
+            **({"pulled": pulled} if pulled else {}),
         }
         draft = directory.with_name(f".{directory.name}.partial")  # may be left by a kill, and is then written over
         try:
@@ -159,9 +169,12 @@ class Run:
             lock.callback(os.close, _lock(draft))
             try:
                 run = cls(draft, card, config, device)
+                run.environment = environment
                 run._unlock = weakref.finalize(run, lock.pop_all().close)
                 if weights is not None:
                     run.agent.load_state_dict(weights)
+                run.updates |= {name: count for name, count in (updates or {}).items() if name in run.updates}
+                run.tokenizer_loss = tokenizer_loss or run.tokenizer_loss
                 for name, tensors in (beside or {}).items():
                     save_file(tensors, draft / name)
                 run.save()

@@ -35,6 +35,8 @@ LEAVES: dict[str, set[str]] = {
     "config": {"errors"},
     "console": {"report"},
     "render": {"errors"},
+    "formats": {"errors"},
+    "hub": {"errors"},
     "envs": {"errors"},
     "nn": {"errors"},
 }
@@ -68,11 +70,16 @@ HOMES = {
     "crafter": ("envs/crafter.py",),
     "yaml": ("config.py",),
     "imageio": ("render.py",),
+    "imageio_ffmpeg": ("formats/video.py",),
+    "minari": ("formats/minari.py",),
+    "h5py": ("formats/minari.py",),
+    "huggingface_hub": ("hub.py",),
     "matplotlib": ("plots.py",),
     "PIL": ("render.py", "envs/"),
 }
 TORCHLESS = (
     "envs/",
+    "formats/",
     "evaluations.py",
     "latest.py",
     "plots.py",

@@ -9,6 +9,7 @@ import itertools
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,6 +116,11 @@ def open_dataset(path: Path, environment: EnvSpec) -> Dataset:
         )  # fmt: skip
 
 
+@lru_cache  # once in a process, however many rounds there are
+def _tell(note: str) -> None:
+    console.warn(note)
+
+
 class _Policy(Protocol):
     """Chooses actions (E,) for frames (E, 64, 64, 3); rows that are not active are not acted in."""
 
@@ -168,6 +174,8 @@ class _Collection:
             warm = None
         self.envs = warm or VectorEnv(environment, settings.num_envs)
         self.num_actions = self.envs.num_actions
+        if self.envs.note is not None:
+            _tell(f"{environment.name}: {self.envs.note}")
         # What begins anew after stored steps must not repeat them, even with their seed.
         self._origin: int = dataset.num_steps if saved is None else saved["origin"]
         self.draws = np.random.default_rng([seed, _ACTION_STREAM, self._origin])

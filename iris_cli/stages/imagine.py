@@ -1,12 +1,14 @@
 """`iris imagine`: watch dreams beside what the real game does under the same actions from the same start.
 
 Three columns: the real frame, its reconstruction, and the imagined frame. A dream starts after some real steps, of
-which it reads the last few; from then on it sees nothing of the real game. Beside the video lies a file of the same
-name, .json, with the actions and what they earned in both.
+which it reads the last few; from then on it sees nothing of the real game. Where there is no game to play, only
+imported data, dreams start in stored episodes, and the real column ends there unless the dream follows its actions.
+Beside the video lies a file of the same name, .json, with the actions and what they earned in both.
 """
 
 import json
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from iris_cli.errors import ConfigError, Interrupted, RunError
 from iris_cli.learn.acting import Actor
 from iris_cli.nn.sampling import sample
 from iris_cli.render import Column, Film, compose, in_colour, media_writer, write_media
+from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
 from iris_cli.stages.training import needs_training
@@ -78,9 +81,7 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
         films = []
         for index in range(settings.num):
             seeds = [int(s) >> 1 for s in np.random.SeedSequence([settings.seed, index]).generate_state(4)]
-            films.append(
-                _stored(run, settings, seeds) if settings.policy == "dataset" else _played(run, settings, seeds)
-            )
+            films.append(_filmed(run, settings, seeds))
             bar.advance()
             if interrupts.requested() and index + 1 < settings.num:
                 raise Interrupted("imagine stopped; nothing was written.")
@@ -88,11 +89,12 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
     beside = path.with_suffix(".json")
     write_atomically(beside, json.dumps({"dreams": [_trajectories(film) for film in films]}, indent=1) + "\n")
     real, dreamt = (np.mean([_total(film.columns[index]) for film in films]) for index in (0, 2))
+    has_real = settings.policy == "dataset" or not _has_no_game(run)
     figures: dict[str, float | int | str] = {
         "dreams": settings.num,
         "steps": settings.steps,
         "policy": settings.policy,
-        "mean_real_reward": float(real),
+        "mean_real_reward": float(real) if has_real else "-",
         "mean_imagined_reward": float(dreamt),
         "seconds": time.monotonic() - begun,
     }
@@ -111,8 +113,14 @@ def _trajectories(film: Film) -> dict[str, Any]:
     return {"actions": list(film.actions or ()), "real": of(film.columns[0]), "imagined": of(film.columns[2])}
 
 
+def _has_no_game(run: Run) -> bool:
+    return run.environment.kind == "imported"
+
+
 def _notes(run: Run, settings: Imagine) -> tuple[str, ...]:
     notes = []
+    if _has_no_game(run) and settings.policy != "dataset":
+        notes.append("there is no game to play, so dreams start in stored episodes, where the real column ends")
     if not run.is_trained("dynamics"):
         notes.append(
             f"the dynamics has not been trained, so the imagined column is noise. Next: {run.command('train-dynamics')}"
@@ -122,6 +130,12 @@ def _notes(run: Run, settings: Imagine) -> tuple[str, ...]:
             f"the actor-critic has not been trained, so it acts at random. Next: {run.command('train-actor-critic')}"
         )
     return tuple(notes)
+
+
+def _filmed(run: Run, settings: Imagine, seeds: list[int]) -> Film:
+    if settings.policy == "dataset":
+        return _stored(run, settings, seeds)
+    return _left(run, settings, seeds) if _has_no_game(run) else _played(run, settings, seeds)
 
 
 def _played(run: Run, settings: Imagine, seeds: list[int]) -> Film:
@@ -146,26 +160,56 @@ def _played(run: Run, settings: Imagine, seeds: list[int]) -> Film:
         known = min(settings.context, len(frames))
         before = len(actions) - known + 1
         dream = _Dreamed(run, np.stack(frames[-known:]), actions[before:], rewards[before:], policy)
-        memory, real = actor.memory, _Real(frames[-1])
-        for _ in range(settings.steps):
-            if settings.policy == "random":
-                action = torch.randint(run.agent.num_actions, (1,), generator=draws).numpy()
-            else:
-                with torch.no_grad():
-                    output = run.agent.actor_critic(dream.view, memory)
-                memory = output.memory
-                action = sample(output.logits_actions / settings.temperature, policy).cpu().numpy()
-            dream.step(int(action[0]))
+        real = _Real(frames[-1])
+        for action in _acting(run, settings, dream, actor.memory, draws, policy):
             real.step(envs, action)
         return _film(run, real, dream, envs.action_meanings)
 
 
-def _stored(run: Run, settings: Imagine, seeds: list[int]) -> Film:
-    """A dream that starts in a stored episode and follows its actions."""
+def _left(run: Run, settings: Imagine, seeds: list[int]) -> Film:
+    """A dream that starts in a stored episode, and leaves it: who acts in the dream chooses."""
     dataset = run.dataset()
+    start, first = _stretch(run, dataset, settings.context, np.random.default_rng(seeds[0]))
+    now = first + settings.context - 1
+    before = max(start, first - settings.warm_up)
+    frames = dataset.read("observations", before, now + 1)
+    actions, rewards = dataset.read("actions", before, now), dataset.read("rewards", before, now)
+    draws, policy = torch.Generator().manual_seed(seeds[1]), torch.Generator(device=run.device).manual_seed(seeds[2])
+    actor = Actor(run.agent, 1, temperature=settings.temperature, epsilon=0.0, generators=[draws])
+    for step, frame in enumerate(frames[:-1]):
+        actor.act(frame[None])  # what it would do is not wanted, only what it remembers
+        actor.took(actions[step : step + 1], rewards[step : step + 1])
+    known = slice(first - before, None)
+    dream = _Dreamed(run, frames[known], actions[known].tolist(), rewards[known].tolist(), policy)
+    for _ in _acting(run, settings, dream, actor.memory, draws, policy):
+        pass
+    return _film(run, _Real(frames[-1]), dream, dataset.attributes["action_meanings"])
+
+
+def _acting(
+    run: Run, settings: Imagine, dream: "_Dreamed", memory: Any, draws: torch.Generator, policy: torch.Generator
+) -> Iterator[np.ndarray]:
+    """Act in the dream, at random or as the policy likes; the actions (1,) as they come."""
+    for _ in range(settings.steps):
+        if settings.policy == "random":
+            action = torch.randint(run.agent.num_actions, (1,), generator=draws).numpy()
+        else:
+            with torch.no_grad():
+                output = run.agent.actor_critic(dream.view, memory)
+            memory = output.memory
+            action = sample(output.logits_actions / settings.temperature, policy).cpu().numpy()
+        dream.step(int(action[0]))
+        yield action
+
+
+def _stretch(run: Run, dataset: Dataset, need: int, draws: np.random.Generator) -> tuple[int, int]:
+    """So many stored steps in a row: the first step of their piece of an episode, and of them.
+
+    Raises:
+        RunError: if no stored episode is that long.
+    """
     ends = dataset.episode_ends
     starts = np.concatenate([[0], ends[:-1]])
-    need = settings.context + settings.steps
     long_enough = np.flatnonzero(ends - starts >= need)
     if not len(long_enough):
         longest = int((ends - starts).max()) if len(ends) else 0
@@ -173,9 +217,15 @@ def _stored(run: Run, settings: Imagine, seeds: list[int]) -> Film:
             f"{need} steps in a row are needed, but the longest stored episode has {longest}", where=run.dataset_path,
             fix="Ask for fewer: --steps N.",
         )  # fmt: skip
-    draws = np.random.default_rng(seeds[0])
     episode = draws.choice(long_enough)
     first = int(draws.integers(starts[episode], ends[episode] - need + 1))
+    return int(starts[episode]), first
+
+
+def _stored(run: Run, settings: Imagine, seeds: list[int]) -> Film:
+    """A dream that starts in a stored episode and follows its actions."""
+    dataset, need = run.dataset(), settings.context + settings.steps
+    _, first = _stretch(run, dataset, need, np.random.default_rng(seeds[0]))
     frames, actions = dataset.read("observations", first, first + need), dataset.read("actions", first, first + need)
     rewards = dataset.read("rewards", first, first + need)
     generator = torch.Generator(device=run.device).manual_seed(seeds[2])

@@ -38,7 +38,7 @@ def _run(path: Path) -> dict[str, Any]:
         "seed": card["seed"],
         "created": card["created"],
         "versions": card["versions"],
-        **({"imported": card["imported"]} if "imported" in card else {}),
+        **{name: card[name] for name in ("imported", "pulled") if name in card},
     }
     checkpoint = latest_checkpoint(path / "checkpoints")
     if checkpoint is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -265,3 +266,26 @@ def test_a_run_only_answers_for_its_own_dataset(pong: Path, new_run: NewRun, tmp
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Collect(**wrong)
+
+
+def test_frames_that_are_drawn_are_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import toy_game  # on the path within tests only
+
+    class Drawn(toy_game.Toy):
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+        def __init__(self, render_mode: str | None = None) -> None:
+            self.render_mode = render_mode
+
+        def render(self) -> np.ndarray:
+            return self._frame()
+
+    monkeypatch.setattr("toy_game.Drawn", Drawn, raising=False)
+    drawn = training_spec("toy_game:Drawn")
+
+    randomly(tmp_path / "d.zarr", 5, 5, environment=drawn)
+
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("toy_game:Drawn: it observes Box (2,) float32, so frames are its drawings") == 1
