@@ -19,6 +19,14 @@ SEED = click.IntRange(min=0)
 class Group(click.Group):
     """Turns the library's errors into one line and exit code 1, and Ctrl-C into a clean stop with exit code 130."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from iris_cli import invocation
+
+        if not ctx.resilient_parsing:
+            invocation.note(args)
+            ctx.call_on_close(lambda: invocation.note(None))
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         from iris_cli import console, interrupts
         from iris_cli.errors import Interrupted, IrisError
@@ -90,6 +98,14 @@ def set_option(command: F) -> F:
     )(command)
 
 
+def log_option(command: F) -> F:
+    """--log, for whatever writes metrics."""
+    return click.option(
+        "--log", multiple=True, metavar="LOGGER",
+        help="Also draw the metrics with tensorboard, wandb or trackio; may be repeated.",
+    )(command)  # fmt: skip
+
+
 def updates_option(command: F) -> F:
     """--updates, of the training stages."""
     return click.option(
@@ -108,7 +124,7 @@ def training_options(command: F) -> F:
         click.option("--run", type=PATH, help="Run directory.  [default: runs/ and the dataset's name]"),
     ):
         command = option(command)
-    return device_option(set_option(command))
+    return device_option(log_option(set_option(command)))
 
 
 @cli.command()
@@ -327,6 +343,7 @@ def imagine(run: Path | None, device: str, **settings: Any) -> None:
 @click.option("--agent", help="In place of the file's.")
 @click.option("--preset", help="In place of the file's.")
 @set_option
+@log_option
 @click.option("--dry-run", is_flag=True, help="Print the plan, and do nothing.")
 @device_option
 def run(file: Path, device: str, dry_run: bool, assignments: tuple[str, ...], **chosen: Any) -> None:
@@ -403,6 +420,27 @@ def info(path: Path, as_json: bool) -> None:
     from iris_cli.stages.info import info as facts
 
     console.facts(str(path), facts(path), as_json=as_json)
+
+
+@cli.command()
+@click.argument("run", type=PATH, required=False)
+@click.option("--once", is_flag=True, help="Print how it stands, and end.")
+def watch(run: Path | None, once: bool) -> None:
+    """Follow a RUN (the newest one if none is named) in the terminal until it ends or Ctrl-C; it does not notice.
+
+    \b
+    Example: iris watch
+             iris watch runs/pong --once
+    """
+    from iris_cli import console, interrupts
+    from iris_cli.card import newest_run
+    from iris_cli.stages.watch import Watcher
+
+    watcher = Watcher(run or newest_run())
+    if once:
+        console.show(watcher.look()[0])
+    else:
+        console.follow(watcher.look, stop=interrupts.requested)
 
 
 @cli.command("import-checkpoint")
