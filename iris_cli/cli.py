@@ -423,6 +423,25 @@ def info(path: Path, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("runs", type=PATH, nargs=-1)
+@click.option("--out", type=PATH, help="The page.  [default: report.html in the run; of several runs, here]")
+@click.option("--pictures/--no-pictures", default=True, help="Load the agents for what they see and dream, or not.")
+def report(runs: tuple[Path, ...], **settings: Any) -> None:
+    """Write one HTML file about RUNS (the newest one if none is named): scores, curves, losses, dreams, settings.
+
+    \b
+    Example: iris report runs/pong
+             iris report runs/* --out compared.html
+    """
+    from iris_cli import console
+    from iris_cli.card import newest_run
+    from iris_cli.stages.report import WriteReport
+    from iris_cli.stages.report import report as stage
+
+    console.show(stage(runs or (newest_run(),), WriteReport(**settings)))
+
+
+@cli.command()
 @click.argument("run", type=PATH, required=False)
 @click.option("--once", is_flag=True, help="Print how it stands, and end.")
 def watch(run: Path | None, once: bool) -> None:

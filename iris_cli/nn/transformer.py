@@ -92,6 +92,26 @@ class Transformer(nn.Module):
             cache.advance(tokens)
         return self.ln_f(x)
 
+    @torch.no_grad()
+    def attention(self, x: Tensor) -> Tensor:
+        """Where each token looks: (layers, B, heads, n, n), rows sum to 1. For people to look at; slow, no dropout.
+
+        Args:
+            x: (B, n, E) embeddings without positions, n <= max_tokens.
+        """
+        tokens = x.shape[1]
+        x = x + self.positions.weight[:tokens]
+        weights = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            split = block.attn.qkv(block.ln1(x)).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, heads, head_dim)
+            queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each (B, heads, n, head_dim)
+            scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT  # (B, heads, n, n)
+            weights.append(scores.masked_fill(~self.mask[:tokens, :tokens], -torch.inf).softmax(-1))
+            x = x + block.attn.proj((weights[-1] @ values).transpose(1, 2).flatten(2))
+            x = x + block.mlp[2](block.mlp[1](block.mlp[0](block.ln2(x))))
+        return torch.stack(weights)
+
     def _read_one(self, x: Tensor, cache: KVCache) -> Tensor:
         """As `forward`, for one token (B, E) of each sequence, (B, E): the hot path of dreams.
 

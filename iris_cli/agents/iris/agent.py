@@ -78,6 +78,20 @@ class Agent(nn.Module):
         """What the tokenizer makes of N frames in a row and the N - 1 actions between them: as `see`."""
         return self.see(frames)
 
+    def attention(self, tokens: Tensor, actions: Tensor) -> Tensor:
+        """Where the dynamics looks when it has read a segment and is to say what comes next.
+
+        Args:
+            tokens: (T, 16) int64, T <= max_blocks.
+            actions: (T,) int64.
+
+        Returns:
+            (layers, heads, T, 17): what the last action attends to, 16 tokens and the action of each step; sums to 1.
+        """
+        with torch.no_grad():
+            weights = self.dynamics.transformer.attention(self.dynamics.embed(tokens[None], actions[None]))
+        return weights[:, 0, :, -1].unflatten(-1, (len(actions), -1))
+
     def begin_dream(
         self,
         frames: Tensor | None,
