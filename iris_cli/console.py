@@ -87,6 +87,11 @@ def document(path: Path) -> None:
     sys.stdout.write(path.read_text(encoding="utf-8"))
 
 
+def text(content: str) -> None:
+    """Text as it is, for other programs."""
+    sys.stdout.write(content)
+
+
 def grid(title: str, columns: list[str], rows: list[list[object]]) -> None:
     """A table with a header; without columns only its title."""
     _out.print(_drawn(title, columns, rows))

@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 Line = dict[str, Any]
 _TAIL = 64  # bytes before the place read up to that are compared, to notice that lines were taken back
@@ -82,7 +82,7 @@ def numbers_of(line: Line) -> dict[str, float]:
     }
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is a finite number, and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -154,6 +154,16 @@ def write_media(frames: NDArray[np.uint8], path: Path, *, fps: float = 15) -> Pa
     return path
 
 
+def frames_of(path: Path) -> NDArray[np.uint8]:
+    """The frames (T, height, width, 3) of a film, as they are decoded.
+
+    Raises:
+        OSError, RuntimeError: if it cannot be read.
+    """
+    with closing(imageio.get_reader(path)) as reader:
+        return np.stack([np.asarray(frame)[:, :, :3] for frame in reader.iter_data()])
+
+
 def png(image: NDArray[np.uint8]) -> bytes:
     """(height, width, 3) uint8 as a PNG file's content."""
     content = BytesIO()

@@ -108,15 +108,21 @@ def interval_chart(
         y = top - 10 if len(levels) == 1 or index % 2 else top - 22
         parts.append(tag("text", f"{name} {_number(level)}", x=place(level), y=y, class_="tick", text_anchor=anchor))
     for index, row in enumerate(rows):
-        y, kind = top + step * (index + 0.5), "strong" if row.strong else "dot"
-        parts.append(tag("text", _short(row.label, 17), x=left - 8, y=y + 4, class_=f"row {kind}", text_anchor="end"))
+        middle, kind = top + step * (index + 0.5), "strong" if row.strong else "dot"
+        parts.append(
+            tag("text", _short(row.label, 17), x=left - 8, y=middle + 4, class_=f"row {kind}", text_anchor="end")
+        )
         if row.low is not None and row.high is not None:
-            parts.append(tag("line", x1=place(row.low), x2=place(row.high), y1=y, y2=y, class_=f"whisker {kind}"))
+            parts.append(
+                tag("line", x1=place(row.low), x2=place(row.high), y1=middle, y2=middle, class_=f"whisker {kind}")
+            )
         told = f"{row.label}: {_number(row.value)}" + (
             "" if row.low is None or row.high is None else f" ({_number(row.low)} to {_number(row.high)})"
         )
         words = tag("title", told + (f", {row.note}" if row.note else ""))
-        parts.append(tag("circle", words, cx=place(row.value), cy=y, r=4 if row.strong else 3, class_=f"point {kind}"))
+        parts.append(
+            tag("circle", words, cx=place(row.value), cy=middle, r=4 if row.strong else 3, class_=f"point {kind}")
+        )
     return _chart(title, width, height, *parts, words=title)
 
 
@@ -134,10 +140,11 @@ def histogram(values: Sequence[float], *, title: str, x_label: str, bins: int = 
     for index, count in enumerate(counts):
         start, stop = ticks[0] + index * size, ticks[0] + (index + 1) * size
         words = tag("title", f"{count} from {_number(start)} to {_number(stop)}")
+        wide = round(place.x(stop) - place.x(start) - 1, 1)
         if count:
             bars.append(
                 tag(
-                    "rect", words, x=place.x(start), y=place.y(count), width=round(place.x(stop) - place.x(start) - 1, 1),
+                    "rect", words, x=place.x(start), y=place.y(count), width=wide,
                     height=round(place.bottom - place.y(count), 1), class_="bar",
                 )
             )  # fmt: skip

@@ -13,7 +13,10 @@ class Html(str):
     """Markup, safe as it is. Only this package makes it, out of elements."""
 
 
-def tag(name: str, /, *children: "Html | str | float | int | None", **attributes: "str | float | bool | None") -> Html:
+Cell = Html | str | float | int | None
+
+
+def tag(name: str, /, *children: Cell, **attributes: str | float | bool | None) -> Html:
     """An element. Children that are not `Html` are escaped; None is nothing.
 
     Args:
@@ -32,7 +35,7 @@ def tag(name: str, /, *children: "Html | str | float | int | None", **attributes
     return Html(f"<{name}{words}>{inner}</{name}>")
 
 
-def join(children: "Iterable[Html | str | float | int | None]") -> Html:
+def join(children: Iterable[Cell]) -> Html:
     """Several things, one behind the other."""
     return Html(
         "".join(
@@ -43,13 +46,13 @@ def join(children: "Iterable[Html | str | float | int | None]") -> Html:
     )
 
 
-def table(columns: Sequence[str], rows: "Sequence[Sequence[Html | str | float | int | None]]") -> Html:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
     """A table that scrolls by itself where the screen is narrow.
 
     Cells behind the first are aligned as numbers, long ones as text.
     """
 
-    def cell(value: "Html | str | float | int | None") -> Html:
+    def cell(value: Cell) -> Html:
         return tag("td", value, class_="left" if isinstance(value, str) and len(value) > LONG else None)
 
     head = tag("tr", *(tag("th", column) for column in columns)) if any(columns) else None

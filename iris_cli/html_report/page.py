@@ -62,7 +62,8 @@ th:first-child,td.left{text-align:left}td.left{white-space:normal;min-width:24ch
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));gap:12px;align-items:start}
 .stack{display:grid;gap:12px;min-width:0}.pair .chart{max-width:none}
 .pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(118px,1fr));gap:8px}.pairs img{width:100%}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:10px 12px;overflow-x:auto;
+pre{white-space:pre-wrap;overflow-wrap:anywhere;
+background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:10px 12px;overflow-x:auto;
 font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;max-width:100%}
 img,video{max-width:100%;height:auto;border-radius:8px;border:1px solid var(--edge);background:#101114;display:block}
 img.pixels{image-rendering:pixelated}

@@ -33,6 +33,7 @@ from iris_cli.learn.actor_critic import Rollout, actor_critic_loss
 from iris_cli.learn.imagination import imagine
 from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.learn.work import Work, counted, peaks
+from iris_cli.machine import processor
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.replay.segments import Segments
 from iris_cli.report import Report, Section
@@ -163,22 +164,13 @@ def _rounded(value: float) -> float:
 
 def _machine(device: torch.device) -> dict[str, Any]:
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "iris-wm": VERSION,
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _memory(device: torch.device) -> int:

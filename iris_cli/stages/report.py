@@ -14,7 +14,8 @@ from iris_cli.errors import ConfigError, IrisError
 from iris_cli.html_report.page import document
 from iris_cli.report import Report
 from iris_cli.stages.pictures import Pictures, pictures_of
-from iris_cli.stages.report_chapters import Subject, chapters, footer, lead, title
+from iris_cli.stages.report_chapters import chapters, footer, lead, title
+from iris_cli.stages.report_subject import Subject
 from iris_cli.stages.run_facts import facts_of
 
 MEDIA_BYTES = 13_000_000  # of films in a page, which text makes a third larger: with the rest, under 20 MB

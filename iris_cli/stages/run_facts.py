@@ -138,7 +138,5 @@ def _world_model(path: Path, notes: list[str]) -> dict[str, Any] | None:
 
 
 def _media(path: Path) -> list[Path]:
-    files = [
-        file for file in (path / "media").glob("[!.]*") if file.suffix.lower() in MEDIA and not file.is_symlink()
-    ]
+    files = [file for file in (path / "media").glob("[!.]*") if file.suffix.lower() in MEDIA and not file.is_symlink()]
     return sorted(files, key=lambda file: file.stat().st_mtime)
