@@ -67,7 +67,7 @@ def open_for_training(
             seed=seed or 0, device=chosen,
         )  # fmt: skip
         console.say(f"New run {directory}: {name}, preset {config.preset}, seed {made.seed}, on {made.device}.")
-        return watched(made, log)
+        return begun(made, log)
     opened = Run.open(directory, device=chosen, training=True)
     with closing_on_error(opened):
         for key, given, there in (
@@ -85,11 +85,11 @@ def open_for_training(
         opened.dataset_path = dataset
         for sentence in opened.change(changes, where=lambda *keys: "--set " + ".".join(keys)):
             console.say(f"Changed {sentence}.")
-    return watched(opened, log)
+    return begun(opened, log)
 
 
-def watched(run: Run, log: tuple[str, ...]) -> Run:
-    """The run, with this start in its history and the loggers attached and up to date.
+def logged(run: Run, log: tuple[str, ...]) -> Run:
+    """The run, with loggers attached that know all that it ever logged.
 
     Raises:
         IrisError: if a logger's package is not installed; the run is then closed, and gone if it is new.
@@ -100,11 +100,21 @@ def watched(run: Run, log: tuple[str, ...]) -> Run:
             feed = Feed(run.directory, name, origin, warn=console.warn)
             run.listeners.append(feed)
             feed.saved(run.committed_metrics)
-        note_start(run.directory, run.device)
     except BaseException:
         run.withdraw()
         run.close()
         raise
+    return run
+
+
+def begun(run: Run, log: tuple[str, ...] = ()) -> Run:
+    """The run, with loggers attached, and this start of a command in its history.
+
+    Raises:
+        IrisError: as `logged`.
+    """
+    logged(run, log)
+    note_start(run.directory, run.device)
     return run
 
 
@@ -131,7 +141,7 @@ def open_for_collecting(
         if env is not None and environment_for(opened.agent_name, env) != opened.environment:
             raise RunError(f"the run plays {opened.environment.name}, not {env}", where=run, fix="Leave --env away.")
     opened.dataset_path = dataset or opened.dataset_path
-    return opened
+    return begun(opened)
 
 
 @contextmanager

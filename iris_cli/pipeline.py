@@ -13,8 +13,8 @@ from iris_cli.config import to_mapping
 from iris_cli.device import choose_device
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import Interrupted, IrisError, RunError
-from iris_cli.history import write_plan
-from iris_cli.open_run import watched
+from iris_cli.history import note_start, write_plan
+from iris_cli.open_run import logged
 from iris_cli.plan import Plan, Planned
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
@@ -64,7 +64,7 @@ def execute(plan: Plan, *, device: str = "auto") -> Report:
         RunError: if the run has done something that is not in the plan.
         Interrupted: after Ctrl-C, with the work saved.
     """
-    with closing(watched(_open(plan, device), plan.log)) as run:
+    with closing(logged(_open(plan, device), plan.log)) as run:
         try:
             return _execute(plan, run)
         except IrisError:
@@ -82,6 +82,7 @@ def _execute(plan: Plan, run: Run) -> Report:
     if position == len(plan.stages):
         console.say(f"{words}: everything is done already.")
     else:
+        note_start(run.directory, run.device)
         console.say(f"{words}: {len(plan.stages) - position:,} of {len(plan.stages):,} stages to do.")
     if any(planned.stage == "train-tokenizer" for planned in plan.stages[position:]):
         announce_loss(run)
