@@ -1,11 +1,13 @@
 """HTML and SVG elements as values. Whatever is not `Html` is text, and is escaped."""
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
 EMPTY = ("img", "meta", "rect", "line", "circle", "path", "polyline", "polygon")
 
+_IMPOSSIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\ud800-\udfff]")
 LONG = 40  # characters of a cell that is read as text
 
 
@@ -73,5 +75,4 @@ def _attribute_name(key: str) -> str:
 
 def _text(value: object) -> str:
     """As text; characters that XML and HTML cannot hold become a mark."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return "".join(c if c in "\t\n" or (ord(c) >= 32 and not 0xD800 <= ord(c) < 0xE000) else "\ufffd" for c in text)
+    return _IMPOSSIBLE.sub("\ufffd", f"{value:g}" if isinstance(value, float) else str(value))

@@ -29,15 +29,11 @@ TRAINING = ("train-tokenizer", "train-dynamics", "train-actor-critic", "train-ag
 
 def scores_of(subjects: Sequence[Subject]) -> Html:
     parts: list[Html] = []
-    try:
-        compared = scores([subject.facts.path for subject in subjects])
-    except IrisError as error:
-        parts.append(remark(f"No comparison with published scores: {error}"))
-        compared = None
     by_game: dict[str, list[tuple[Subject, Evaluation]]] = defaultdict(list)
     for subject in subjects:
         if (final := final_of(subject.facts.evaluations)) is not None:
             by_game[final.game].append((subject, final))
+    compared = _compared(subjects, parts) if by_game.keys() & RANDOM_AND_HUMAN.keys() else None
     for game, found in by_game.items():
         parts.append(_beside(game, found, alone=len(by_game) == 1 and len(subjects) == 1))
     if compared is not None:
@@ -45,6 +41,15 @@ def scores_of(subjects: Sequence[Subject]) -> Html:
             parts.append(_methods(compared))
         parts += [tag("p", sentence(warning), class_="warn") for warning in compared["warnings"]]
     return join([*parts, *(_evaluations(subject, many=len(subjects) > 1) for subject in subjects)])
+
+
+def _compared(subjects: Sequence[Subject], parts: list[Html]) -> dict[str, Any] | None:
+    """As `iris scores`; adds a remark where there is nothing to compare."""
+    try:
+        return scores([subject.facts.path for subject in subjects])
+    except IrisError as error:
+        parts.append(remark(f"No comparison with published scores: {error}"))
+        return None
 
 
 def _beside(game: str, found: Sequence[tuple[Subject, Evaluation]], *, alone: bool) -> Html:

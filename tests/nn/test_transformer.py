@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from iris_cli.nn import transformer as module
 from iris_cli.nn.transformer import Transformer
 
 BLOCK = 3
@@ -160,3 +161,28 @@ def test_weights_are_drawn_as_in_gpt() -> None:
             assert (parameter == 1).all()
         else:
             assert parameter.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("attention", ["causal", "block-causal"])
+@torch.no_grad()
+def test_the_attention_that_is_shown_is_the_one_that_is_computed_with(
+    attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights, times the values of each layer, are what that layer took out of them."""
+    transformer, x = make_random(attention), torch.randn(2, 9, 8, dtype=torch.float64)
+    taken: list[tuple[Tensor, Tensor]] = []
+    attend = module._attend
+
+    def keep(queries: Tensor, keys: Tensor, values: Tensor, *rest: object) -> Tensor:
+        taken.append((values, attend(queries, keys, values, *rest)))
+        return taken[-1][1]
+
+    monkeypatch.setattr(module, "_attend", keep)
+    transformer(x)
+
+    weights = transformer.attention(x)
+
+    assert weights.shape == (2, 2, 2, 9, 9)
+    for layer, (values, output) in enumerate(taken):
+        torch.testing.assert_close(weights[layer] @ values, output)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 2, 9, dtype=torch.float64))
