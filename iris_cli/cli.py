@@ -8,17 +8,44 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
+from click.shell_completion import CompletionItem, get_completion_class
 
 from iris_cli.version import VERSION
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+
+
+class Known(click.Path):
+    """A path that a shell completes to those that fit some patterns: runs or datasets under the current directory."""
+
+    def __init__(self, *patterns: str) -> None:
+        super().__init__(path_type=Path)
+        self._patterns = patterns
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        found = sorted(str(path.parent) for pattern in self._patterns for path in Path().glob(pattern))
+        fitting = [CompletionItem(name) for name in found if name.startswith(incomplete)]
+        return fitting or super().shell_complete(ctx, param, incomplete)
+
+
+RUN = Known("runs/*/run.yaml")
+DATASET = Known("data/*.zarr/zarr.json")
+EITHER = Known("runs/*/run.yaml", "data/*.zarr/zarr.json")
 POSITIVE = click.IntRange(min=1)
 SEED = click.IntRange(min=0)
 
 
 class Group(click.Group):
     """Turns the library's errors into one line and exit code 1, and Ctrl-C into a clean stop with exit code 130."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from iris_cli import invocation
+
+        if not ctx.resilient_parsing:
+            invocation.note(args)
+            ctx.call_on_close(lambda: invocation.note(None))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         from iris_cli import console, interrupts
@@ -68,7 +95,7 @@ def main() -> None:
     # What torch.compile made lies where a restart of the machine leaves it.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "inductor"))
     try:
-        cli()
+        cli(prog_name="iris")  # which completion goes by, too
     except SystemExit as leaving:
         if leaving.code == 130:  # else Python may end itself by SIGINT, for a KeyboardInterrupt caught long before
             from iris_cli import console
@@ -84,7 +111,7 @@ def device_option(command: F) -> F:
 
 def run_option(command: F) -> F:
     """--run, for whatever works on a run."""
-    return click.option("--run", type=PATH, help="Run directory.  [default: the newest]")(command)
+    return click.option("--run", type=RUN, help="Run directory.  [default: the newest]")(command)
 
 
 def trust_option(command: F) -> F:
@@ -118,6 +145,14 @@ def profile_option(command: F) -> F:
     return cast(F, option(perhaps_profiled))
 
 
+def log_option(command: F) -> F:
+    """--log, for whatever writes metrics."""
+    return click.option(
+        "--log", multiple=True, metavar="LOGGER",
+        help="Also draw the metrics with tensorboard, wandb or trackio; may be repeated.",
+    )(command)  # fmt: skip
+
+
 def updates_option(command: F) -> F:
     """--updates, of the training stages."""
     return click.option(
@@ -133,10 +168,10 @@ def training_options(command: F) -> F:
             "--preset", help="Of a new run: published, small, tiny (delta-iris: crafter).  [default: published]"
         ),
         click.option("--agent", help="Of a new run: iris, delta-iris or twm.  [default: iris]"),
-        click.option("--run", type=PATH, help="Run directory.  [default: runs/ and the dataset's name]"),
+        click.option("--run", type=RUN, help="Run directory.  [default: runs/ and the dataset's name]"),
     ):
         command = option(command)
-    return device_option(set_option(profile_option(command)))
+    return device_option(log_option(set_option(profile_option(command))))
 
 
 @cli.command()
@@ -144,7 +179,7 @@ def training_options(command: F) -> F:
 @click.option("--steps", type=POSITIVE, default=10_000, show_default=True, help="Environment steps to add.")
 @click.option("--out", type=PATH, help="Dataset.  [default: data/ and the game's name, or the run's]")
 @click.option("--agent", help="Who shall see the frames: twm sees stacks of grey ones.  [default: iris, or the run's]")
-@click.option("--run", type=PATH, help="Play with this run's policy instead of at random.")
+@click.option("--run", type=RUN, help="Play with this run's policy instead of at random.")
 @click.option("--num-envs", type=POSITIVE, default=1, show_default=True, help="Environments, each in its own process.")
 @click.option("--epsilon", type=float, default=0.01, show_default=True, help="Chance of a random action, with --run.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
@@ -185,7 +220,7 @@ def collect(
 
 
 @cli.command("train-tokenizer")
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @updates_option
 @training_options
 def train_tokenizer(dataset: Path, updates: int | None, **run: Any) -> None:
@@ -204,7 +239,7 @@ def train_tokenizer(dataset: Path, updates: int | None, **run: Any) -> None:
 
 
 @cli.command()
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @training_options
 def tokenize(dataset: Path, **run: Any) -> None:
     """Turn every frame of DATASET into tokens once, and store them for the later stages.
@@ -221,7 +256,7 @@ def tokenize(dataset: Path, **run: Any) -> None:
 
 
 @cli.command("train-dynamics")
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @updates_option
 @training_options
 def train_dynamics(dataset: Path, updates: int | None, **run: Any) -> None:
@@ -239,7 +274,7 @@ def train_dynamics(dataset: Path, updates: int | None, **run: Any) -> None:
 
 
 @cli.command("train-actor-critic")
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @updates_option
 @training_options
 def train_actor_critic(dataset: Path, updates: int | None, **run: Any) -> None:
@@ -257,7 +292,7 @@ def train_actor_critic(dataset: Path, updates: int | None, **run: Any) -> None:
 
 
 @cli.command("train-agent")
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @updates_option
 @training_options
 def train_agent(dataset: Path, updates: int | None, **run: Any) -> None:
@@ -304,7 +339,7 @@ def evaluate(run: Path | None, device: str, trust_env: bool, **settings: Any) ->
 @click.option("--steps", type=POSITIVE, default=2000, show_default=True, help="Steps to play at most.")
 @click.option("--episodes", type=POSITIVE, help="Episodes to play at most.  [default: as many as the steps hold]")
 @click.option("--horizon", type=POSITIVE, default=20, show_default=True, help="Steps of each dream.")
-@click.option("--dataset", type=PATH, help="Measure on its first steps instead of on fresh games.")
+@click.option("--dataset", type=DATASET, help="Measure on its first steps instead of on fresh games.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games, actions and dreams.")
 @click.option("--json", "as_json", is_flag=True, help="The whole report, for other programs.")
 @run_option
@@ -370,6 +405,7 @@ def imagine(run: Path | None, device: str, trust_env: bool, **settings: Any) -> 
 @click.option("--agent", help="In place of the file's.")
 @click.option("--preset", help="In place of the file's.")
 @set_option
+@log_option
 @click.option("--dry-run", is_flag=True, help="Print the plan, and do nothing.")
 @device_option
 @profile_option
@@ -392,7 +428,7 @@ def run(file: Path, device: str, dry_run: bool, assignments: tuple[str, ...], **
 
 
 @cli.command()
-@click.argument("runs", type=PATH, nargs=-1)
+@click.argument("runs", type=RUN, nargs=-1)
 @click.option("--against", metavar="METHOD", help="For the probability of improvement.  [default: IRIS]")
 @click.option("--profile", type=PATH, help="Draw performance profiles here: .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
@@ -415,7 +451,7 @@ def scores(runs: tuple[Path, ...], as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.argument("runs", type=RUN, nargs=-1, required=True)
 @click.option("--out", type=PATH, default=Path("curve.png"), show_default=True, help="Picture: .png, .svg or .pdf.")
 @click.option("--x", type=click.Choice(["steps", "minutes"]), default="steps", show_default=True, help="Axis.")
 @click.option("--random", type=float, help="Score of random play to mark.  [default: the published one]")
@@ -455,7 +491,7 @@ def attention(run: Path, out: Path, device: str, **settings: Any) -> None:
 
 
 @cli.command()
-@click.argument("path", type=PATH)
+@click.argument("path", type=EITHER)
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 def info(path: Path, as_json: bool) -> None:
     """Say what is in a dataset or a run.
@@ -510,11 +546,93 @@ def export(dataset: Path, **settings: Any) -> None:
     console.show(export_data(dataset, Export(**settings)))
 
 
+@cli.command()
+@click.argument("runs", type=RUN, nargs=-1)
+@click.option("--out", type=PATH, help="The page.  [default: report.html in the run; of several runs, here]")
+@click.option("--pictures/--no-pictures", default=True, help="Load the agents for what they see and dream, or not.")
+def report(runs: tuple[Path, ...], **settings: Any) -> None:
+    """Write one HTML file about RUNS (the newest one if none is named): scores, curves, losses, dreams, settings.
+
+    \b
+    Example: iris report runs/pong
+             iris report runs/* --out compared.html
+    """
+    from iris_cli import console
+    from iris_cli.card import newest_run
+    from iris_cli.stages.report import WriteReport
+    from iris_cli.stages.report import report as stage
+
+    console.show(stage(runs or (newest_run(),), WriteReport(**settings)))
+
+
+@cli.command()
+@click.argument("run", type=RUN, required=False)
+@click.option("--once", is_flag=True, help="Print how it stands, and end.")
+def watch(run: Path | None, once: bool) -> None:
+    """Follow a RUN (the newest one if none is named) in the terminal until it ends or Ctrl-C; it does not notice.
+
+    \b
+    Example: iris watch
+             iris watch runs/pong --once
+    """
+    from iris_cli import console, interrupts
+    from iris_cli.card import newest_run
+    from iris_cli.stages.watch import Watcher
+
+    watcher = Watcher(run or newest_run())
+    if once:
+        console.show(watcher.look()[0])
+    else:
+        console.follow(watcher.look, stop=interrupts.requested)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For other programs.")
+@device_option
+def doctor(as_json: bool, device: str) -> None:
+    """Try on this machine all that a run needs, and say what to do where something is wrong; exit code 1 if it is.
+
+    \b
+    Example: iris doctor
+             iris doctor --device cpu --json
+    """
+    from iris_cli import console
+    from iris_cli.stages.doctor import doctor as stage
+    from iris_cli.stages.doctor import facts_of, report_of
+
+    checks = stage(device=device)
+    facts = facts_of(checks)
+    if as_json:
+        console.facts("doctor", facts, as_json=True)
+    else:
+        console.show(report_of(checks))
+    if not facts["healthy"]:
+        click.get_current_context().exit(1)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands, options, runs and datasets.
+
+    \b
+    Example: iris completion bash
+    bash:  echo 'eval "$(iris completion bash)"' >> ~/.bashrc
+    zsh:   echo 'eval "$(iris completion zsh)"' >> ~/.zshrc
+    fish:  iris completion fish > ~/.config/fish/completions/iris.fish
+    """
+    from iris_cli import console
+
+    found = get_completion_class(shell)
+    assert found is not None
+    console.text(found(cli, {}, "iris", "_IRIS_COMPLETE").source())
+
+
 @cli.command("import-checkpoint")
 @click.argument("file", type=PATH)
 @click.option("--env", required=True, help="The game it was trained on.")
-@click.option("--run", type=PATH, help="Run to make.  [default: runs/ and the game's name]")
-@click.option("--dataset", type=PATH, help="For further training.  [default: data/ and the game's name]")
+@click.option("--run", type=RUN, help="Run to make.  [default: runs/ and the game's name]")
+@click.option("--dataset", type=DATASET, help="For further training.  [default: data/ and the game's name]")
 @set_option
 @device_option
 def import_checkpoint(file: Path, env: str, **options: Any) -> None:

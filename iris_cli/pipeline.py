@@ -13,7 +13,9 @@ from iris_cli.config import to_mapping
 from iris_cli.device import choose_device
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import Interrupted, IrisError, RunError
+from iris_cli.history import note_start, write_plan
 from iris_cli.latest import latest_checkpoint, read_state
+from iris_cli.open_run import logged
 from iris_cli.plan import Plan, Planned, check_order
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
@@ -73,7 +75,7 @@ def execute(plan: Plan, *, device: str = "auto") -> Report:
         Interrupted: after Ctrl-C, with the work saved.
     """
     _check_order(plan)
-    with closing(_open(plan, device)) as run:
+    with closing(logged(_open(plan, device), plan.log)) as run:
         try:
             return _execute(plan, run)
         except IrisError:
@@ -86,10 +88,12 @@ def _execute(plan: Plan, run: Run) -> Report:
     for sentence in run.change(plan.changes, where=lambda *keys: str(plan.source)):
         console.say(f"Changed {sentence}.")
     position = _resume(run, plan)
+    write_plan(run.directory, _as_mapping(plan))
     words = f"{plan.source}: {plan.environment.name} on {run.device}, run {plan.run}"
     if position == len(plan.stages):
         console.say(f"{words}: everything is done already.")
     else:
+        note_start(run.directory, run.device)
         console.say(f"{words}: {len(plan.stages) - position:,} of {len(plan.stages):,} stages to do.")
     if any(planned.stage == "train-tokenizer" for planned in plan.stages[position:]):
         announce_loss(run)
@@ -267,6 +271,22 @@ def _digests(stages: list[list[Any]]) -> list[str]:
         whole.update(b"]")
         digests.append(whole.hexdigest()[:16])
     return digests
+
+
+def _as_mapping(plan: Plan) -> dict[str, Any]:
+    """What those who follow the run should know of its plan: where it came from, and each stage with its amount."""
+    return {
+        "source": str(plan.source),
+        "text": plan.source.read_text(encoding="utf-8"),
+        "rounds": plan.rounds,
+        "stages": [[planned.phase, planned.round, planned.stage, _amount(planned.settings)] for planned in plan.stages],
+    }
+
+
+def _amount(settings: Any) -> int | None:
+    """How much a stage does, in its own unit: updates, steps or episodes."""
+    amounts = (getattr(settings, name, None) for name in ("updates", "episodes", "steps"))
+    return next((amount for amount in amounts if amount is not None), None)
 
 
 def _differences(settings: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from iris_cli.agents import check_joint, config_for, presets_for, section_preset
 from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest, parse_assignments, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import ConfigError
+from iris_cli.loggers.feed import check_names
 from iris_cli.open_run import environment_for
 from iris_cli.stages.collect import Collect
 from iris_cli.stages.diagnose import Diagnose
@@ -43,7 +44,7 @@ _NEEDS = {  # and what must have been trained before it
     "train-actor-critic": ("tokenizer", "dynamics"),
     "imagine": ("tokenizer",),
 }
-_KEYS = ("agent", "preset", "game", "seed", "dataset", "run", "settings", "first", "rounds", "round", "then")
+_KEYS = ("agent", "preset", "game", "seed", "dataset", "run", "settings", "log", "first", "rounds", "round", "then")
 _ROUND_KEYS = ("every", "from", "until")
 
 
@@ -86,6 +87,7 @@ class Plan:
         seed: of weights, games and draws.
         rounds: how many.
         stages: in order.
+        log: names of loggers.
     """
 
     source: Path
@@ -98,6 +100,7 @@ class Plan:
     seed: int
     rounds: int
     stages: list[Planned]
+    log: tuple[str, ...] = ()
 
     def totals(self) -> dict[str, int]:
         """Environment steps, and updates of each component (and jointly, if there are any), over the whole plan."""
@@ -117,6 +120,7 @@ def make_plan(
     agent: str | None = None,
     preset: str | None = None,
     assignments: tuple[str, ...] = (),
+    log: tuple[str, ...] = (),
 ) -> Plan:
     """Read a pipeline file.
 
@@ -125,6 +129,7 @@ def make_plan(
         game, seed, agent, preset: in place of the file's.
         assignments: `name=value` from --set: a key of the file (`rounds=2`), a stage's setting wherever it stands
             (`train-dynamics.updates=50`) or an agent's (`tokenizer.codes=256`).
+        log: names of loggers, besides the file's.
 
     Raises:
         ConfigError: for anything unknown or of the wrong type, with file and line.
@@ -177,6 +182,7 @@ def make_plan(
         seed=seed_value,
         rounds=max((planned.round or 0 for planned in stages), default=0),
         stages=stages,
+        log=_loggers(document, top.get("log"), log),
     )
 
 
@@ -209,6 +215,16 @@ def check_order(plan: Plan, *, position: int, trained: Collection[str], has_step
                 fix=f"Put train-{name} before it, or first run: iris train-{name} {plan.dataset} --run {plan.run}",
             )  # fmt: skip
         trained.update(_TRAINING.get(planned.stage, ()))
+
+
+def _loggers(document: Document, value: Any, more: tuple[str, ...]) -> tuple[str, ...]:
+    """One name or a list of them, and more from the command line."""
+    names = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"log is {value!r}, but must be a name or a list of names", where=document.where("log"))
+    check_names(tuple(names), where=document.where("log"))
+    check_names(more, where="--log")
+    return tuple(dict.fromkeys((*names, *more)))
 
 
 def _stages(document: Document, top: dict[str, Any], rounds: int, changes: dict[str, Any]) -> list[Planned]:

@@ -4,6 +4,7 @@
       run.yaml             agent, environment, seed, every resolved setting, versions
       checkpoints/         see checkpoints.py
       metrics.jsonl        one line per report of a stage
+      history.jsonl        one line per command that trained it, plan.json of a pipeline: see history.py
       media/  reports/     failures/ where an update was not finite: see failures.py
       .lock                names the process that trains it
 
@@ -23,7 +24,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.learn.visits import Visits
 from iris_cli.progress import Progress
 from iris_cli.replay.dataset import Dataset
-from iris_cli.replay.lock import take_lock
+from iris_cli.replay.lock import release_lock, take_lock
 from iris_cli.replay.segments import Replay
 from iris_cli.version import VERSION
 
@@ -50,6 +51,16 @@ SAVE_SECONDS = float(os.environ.get("IRIS_SAVE_SECONDS", "60"))  # between two c
 FRAMES = os.environ.get("IRIS_FRAMES")  # where frames are kept: device, memory or disk; None: where they fit
 COMPONENTS = ("tokenizer", "dynamics", "actor_critic")
 TOKENIZE_BLOCK = 1024  # frames encoded between two looks at the clock
+
+
+class Listener(Protocol):
+    """Is told of each checkpoint of a run."""
+
+    def saved(self, metrics_bytes: int) -> None:
+        """A checkpoint is on disk; lines of metrics.jsonl up to this length will never be taken back."""
+
+    def close(self) -> None:
+        """The run is being closed."""
 
 
 class Run:
@@ -89,6 +100,7 @@ class Run:
         self._replay: Replay | None = None
         self._tokens_of: str | None = None
         self._unlock: weakref.finalize | None = None  # while open for training
+        self.listeners: list[Listener] = []  # closed with the run
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -166,7 +178,7 @@ class Run:
                 f"the run cannot be made ({error})", where=directory, fix="Name another with --run."
             ) from None
         with ExitStack() as lock:
-            lock.callback(os.close, _lock(draft))
+            lock.callback(release_lock, _lock(draft))
             try:
                 run = cls(draft, card, config, device)
                 run.environment = environment
@@ -205,7 +217,7 @@ class Run:
         card = read_card(directory)  # before the lock, so that nothing foreign is touched
         with ExitStack() as lock:
             if training:
-                lock.callback(os.close, _lock(directory))
+                lock.callback(release_lock, _lock(directory))
                 card = read_card(directory)  # as it is now that nobody else writes
             try:
                 published = config_for(card["agent"])
@@ -226,6 +238,8 @@ class Run:
         if self.environments is not None:
             self.environments.close()
             self.environments = None
+        while self.listeners:
+            self.listeners.pop().close()
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
@@ -284,6 +298,8 @@ class Run:
             self.directory / "checkpoints", self.checkpoint_number, Checkpoint(weights, optimizers, state)
         )
         self._saved_at = time.monotonic()
+        for listener in self.listeners:
+            listener.saved(self._metrics_bytes or 0)
         return path
 
     def withdraw(self) -> None:
@@ -340,6 +356,11 @@ class Run:
             self.card["config"] = to_mapping(config)
             write_atomically(self.directory / "run.yaml", dump_yaml(self.card))
         return sentences
+
+    @property
+    def committed_metrics(self) -> int:
+        """Bytes of metrics.jsonl that the last checkpoint knows of, before anything was logged in this process."""
+        return self._metrics_bytes or 0
 
     @property
     def is_writable(self) -> bool:

@@ -5,7 +5,10 @@ never trained, are None and say why under `skipped`. Errors are of pixels in [0,
 mean for a person: hints.py. Nothing here knows an agent, a file or a game.
 """
 
-from dataclasses import asdict, dataclass, field
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -276,3 +279,30 @@ class Diagnosis:
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Diagnosis":
+        """The inverse of `to_mapping`; keys that it does not write are passed over.
+
+        Raises:
+            KeyError, TypeError, ValueError: if something is missing, or no mapping where one belongs.
+        """
+        return _built(cls, mapping)
+
+
+def _built(kind: Any, value: Any) -> Any:
+    """A value of JSON as the type that a field has: figures are made of mappings, all else is taken as it is."""
+    if isinstance(kind, types.UnionType):
+        return None if value is None else _built(typing.get_args(kind)[0], value)
+    if typing.get_origin(kind) is dict:
+        return {str(name): _built(typing.get_args(kind)[1], item) for name, item in dict(value).items()}
+    if not is_dataclass(kind) or not isinstance(kind, type):
+        return value
+    hints = typing.get_type_hints(kind)
+    if missing := [f.name for f in fields(kind) if f.name not in value and not _is_optional(f)]:
+        raise KeyError(missing[0])
+    return kind(**{name: _built(hints[name], value[name]) for name in hints if name in value})
+
+
+def _is_optional(one: Field[Any]) -> bool:
+    return one.default is not MISSING or one.default_factory is not MISSING

@@ -93,6 +93,21 @@ class Agent(nn.Module):
         """Views of a dream (N, 3, 64, 64) in [0, 1] for people: they are pictures."""
         return views
 
+    def attended(self, tokens: Tensor, actions: Tensor) -> Tensor:
+        """Where the dynamics looks when it has read a segment and is to say what comes next.
+
+        Args:
+            tokens: (T, 16) int64, T <= max_blocks.
+            actions: (T,) int64.
+
+        Returns:
+            (layers, heads, T, 17): what the last action attends to, 16 tokens and the action of each step; sums to 1.
+        """
+        with torch.no_grad():
+            layers = self.dynamics.transformer.attention(self.dynamics.embed(tokens[None], actions[None]))
+            weights = torch.stack(list(layers))
+        return weights[:, 0, :, -1].unflatten(-1, (len(actions), -1))
+
     def begin_dream(
         self,
         frames: Tensor | None,
