@@ -9,6 +9,7 @@ Source: fact sheet of Δ-IRIS, section 5.
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,11 +19,22 @@ from iris_cli.agents.delta_iris.config import TOKENS_PER_BLOCK, TOKENS_PER_TRANS
 from iris_cli.agents.delta_iris.dynamics import Dynamics
 from iris_cli.agents.delta_iris.tokenizer import Tokenizer
 from iris_cli.errors import ShapeError
-from iris_cli.learn.world import Outcome
+from iris_cli.learn.world import Forecast, Outcome
 from iris_cli.nn.kv_cache import KVCache
 from iris_cli.nn.sampling import sample
 
 Draw = Callable[[Tensor], Tensor]  # logits (B, classes) -> (B,) int64
+
+
+@dataclass(frozen=True)
+class SavedDream:
+    """Where a dream was; `DeltaIrisDream.restore` takes it back there."""
+
+    read: Tensor  # of the cache
+    unread: tuple[Tensor, ...]
+    past: tuple[Tensor, ...]
+    between: tuple[tuple[Tensor, Tensor], ...]
+    tokens: Tensor | None
 
 
 class DeltaIrisDream:
@@ -83,8 +95,7 @@ class DeltaIrisDream:
         Where less than a block and a position is left, all but the last `keep` frames are forgotten first. An imagined
         end stops nothing. Without `next_view` only reward and end are imagined, in one pass, and the dream is over.
         """
-        if self.cache.length >= self.cache.max_tokens - TOKENS_PER_BLOCK:
-            self._forget()
+        self._make_room()
         rewards, ends, tokens = imagine_step(
             self._dynamics, self.cache, self._unread, actions, self._draw, next_frame=next_view
         )
@@ -97,6 +108,37 @@ class DeltaIrisDream:
         last = self._dynamics.embed_tokens(tokens[:, -1:])
         self._unread = [last, self._dynamics.embed_frames(self.frames)[:, None]]
         return Outcome(rewards, ends, self.view)
+
+    @torch.no_grad()
+    def foretell(self, actions: Tensor) -> Forecast:
+        """What is expected of actions (B,) int64; the dream stays as it is, and a `step` under them does as without."""
+        self._make_room()
+        length, dynamics = self.cache.length, self._dynamics
+        inputs = torch.cat([*self._unread, dynamics.embed_actions(actions[:, None])], 1)
+        hidden = dynamics.transformer(inputs, self.cache)[:, -1]
+        self.cache.length = length  # what was read is written over by the step
+        ends = dynamics.head_ends(hidden).softmax(-1)[:, 1]
+        if dynamics.config.rewards == "symlog":
+            return Forecast(dynamics.two_hot.expectation(dynamics.head_rewards(hidden)), ends, None)
+        signs = dynamics.head_rewards(hidden).softmax(-1)  # (B, 3)
+        return Forecast(signs[:, 2] - signs[:, 0], ends, signs)
+
+    def save(self) -> SavedDream:
+        """All that `restore` needs, but for the generator's state, which whoever handed it in has to keep."""
+        past, between = tuple(self._past), tuple(self._between)
+        return SavedDream(self.cache.save(), tuple(self._unread), past, between, self.tokens)
+
+    def restore(self, saved: SavedDream) -> None:
+        """Go back to where this dream was saved; the same actions and draws then lead to the same views."""
+        self.cache.restore(saved.read)
+        self._past, self._between = deque(saved.past, self._past.maxlen), deque(saved.between, self._between.maxlen)
+        self._unread, self.tokens, self.frames = list(saved.unread), saved.tokens, saved.past[-1]
+        self.view = view_of(self.frames)
+
+    def _make_room(self) -> None:
+        """Forget all but the last `keep` frames where less than a block and a position is left."""
+        if self.cache.length >= self.cache.max_tokens - TOKENS_PER_BLOCK:
+            self._forget()
 
     def _forget(self) -> None:
         """Empty the cache, read what is kept but the present frame, and leave that to the next pass."""
