@@ -122,7 +122,9 @@ def training_options(command: F) -> F:
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and random actions; a run has its own.")
 @click.option("--human", is_flag=True, help="You play, at a page of this machine; with --run, its agent may take over.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Of the page, with --human.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Of the page, with --human."
+)
 @device_option
 def collect(
     env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, human: bool,

@@ -15,6 +15,7 @@ LAYERS = (
     ("pipeline",),
     ("plan",),
     ("stages",),
+    ("play",),
     ("open_run",),
     ("run",),
     ("failures",),
@@ -44,6 +45,7 @@ BESIDES = {
     "pipeline": LEAVES.keys(),
     "plan": LEAVES.keys(),
     "stages": LEAVES.keys(),
+    "play": {"console", "envs", "errors", "interrupts", "render"},
     "open_run": {"config", "console", "envs", "errors", "report"},
     "run": {"config", "envs", "errors", "version"},
     "card": {"config", "errors"},
@@ -67,6 +69,7 @@ HOMES = {
     "yaml": ("config.py",),
     "imageio": ("render.py",),
     "matplotlib": ("plots.py",),
+    "aiohttp": ("play/server.py",),
     "PIL": ("render.py", "envs/"),
 }
 TORCHLESS = (

@@ -21,7 +21,15 @@ from iris_cli.errors import EnvironmentError_, IrisError
 T = TypeVar("T")
 
 # Of a Gymnasium wrapper: what it wraps, and what describes it, neither of which changes while it is played.
-_FIXED = ("env", "_action_space", "_observation_space", "_metadata", "_cached_spec", "observation_space", "action_space")
+_FIXED = (
+    "env",
+    "_action_space",
+    "_observation_space",
+    "_metadata",
+    "_cached_spec",
+    "observation_space",
+    "action_space",
+)
 
 
 @dataclass(frozen=True)

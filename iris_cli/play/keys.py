@@ -5,7 +5,8 @@ The held keys become the action that holds most of them and nothing else; of two
 A game that knows no up and down but left and right is played with both pairs (Pong, whose RIGHT is up). Actions
 without a direction (PLACE_STONE, "3") have a key of their own.
 
-A script is a text file, one press a line: keys joined by +, then for how many steps they are held (1 if nothing is said).
+A script is a text file, one press a line: keys joined by +, then for how many steps they are held (1 if it is not
+said).
 
     # wait for the ball
     noop 20

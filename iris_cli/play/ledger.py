@@ -67,7 +67,8 @@ class Ledger:
         """
         if step < self._first:
             raise PlayError(
-                "what came after this moment is stored already", fix=f"Play on from step {self._first - 1}, or start anew."
+                "what came after this moment is stored already",
+                fix=f"Play on from step {self._first - 1}, or start anew.",
             )
         if self.steps + step - self._first >= self._most:
             raise PlayError(f"all {self._most:,} steps are collected", fix="Stop with Ctrl-C, or collect again.")

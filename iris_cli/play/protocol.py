@@ -15,8 +15,8 @@ From the page: JSON objects with `op`, and what the op needs.
     save       kind: mp4 | gif, name: optional; ends the recording
     drop       ends the recording, and nothing is saved
 
-To the page: JSON objects with `kind` (hello, state, error, saved), and moments as bytes: 4 bytes (big-endian) that say how
-long the JSON is, the JSON, and the pictures it lists, 64 x 64 x 3 bytes each, row by row.
+To the page: JSON objects with `kind` (hello, state, error, saved), and moments as bytes: 4 bytes (big-endian) that say
+how long the JSON is, the JSON, and the pictures it lists, 64 x 64 x 3 bytes each, row by row.
 """
 
 import json

@@ -12,6 +12,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import re
 import secrets
 import socket
 import time
@@ -65,7 +66,7 @@ class Door:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"the port is {self.port}, but must lie in 0 to 65535", where="--port")
-        if not self.host or any(letter in self.host for letter in "/:@ ") and not _is_address(self.host):
+        if not (_is_address(self.host) or re.fullmatch(r"[A-Za-z0-9.-]+", self.host)):
             raise ConfigError(f"'{self.host}' is no host", where="--host", fix="Name one such as 127.0.0.1.")
 
     @property
@@ -485,7 +486,9 @@ def _listen(door: Door) -> socket.socket:
         listening.close()
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"the page cannot be served ({reason})", where=f"{door.host}:{door.port}", fix="Name another --port or --host."
+            f"the page cannot be served ({reason})",
+            where=f"{door.host}:{door.port}",
+            fix="Name another --port or --host.",
         ) from None
     return listening
 

@@ -5,9 +5,10 @@ leads, with the real game along where the dream began in it, or the stored episo
 long as that one's own actions are taken. Whoever acts, the policy looks at every moment of the leading world, so that
 the agent can take over at any of them.
 
-Going back (`rewind`) moves the present along the line and costs nothing. The next step from there is a branch: the rest
-of the line is kept under its last moment (`branches`), and the worlds are restored from the last save before the present
-by taking the same actions again, draws included. So the same actions lead to the same moments, and others to others.
+Going back (`rewind`) moves the present along the line and costs nothing. The next step from there is a branch: the
+rest of the line is kept under its last moment (`branches`), and the worlds are restored from the last save before the
+present by taking the same actions again, draws included. So the same actions lead to the same moments, and others to
+others.
 
 Equal seeds and equal calls give equal sessions.
 """
@@ -374,8 +375,6 @@ class Session:
             view = self._dream.view
         elif game is not None:
             view = self._seen(game.frame)
-        if view is None:  # the real game is over, and the dream along goes on
-            view = self._seen(now.observation)
         look = None if now.look is None else self._look(view, now.look.memory)
         frame = now.observation if game is None else game.frame
         seen = view if self.world == REAL else None
@@ -448,7 +447,7 @@ class Session:
     def _reconstruction(
         self, before: Moment | None, frame: NDArray[np.uint8], action: int | None, seen: Tensor | None
     ) -> NDArray[np.uint8]:
-        """What the tokenizer makes of a frame, which the policy saw as `seen`; of a transition, if tokens are of those."""
+        """What the tokenizer makes of a frame, or of a transition if tokens are of those; a policy saw it as `seen`."""
         if self._agent.frames_have_tokens:  # the policy sees reconstructions
             view = self._seen(frame) if seen is None else seen
             assert view is not None

@@ -1,6 +1,6 @@
-"""The two worlds that a person can be in: the real game, and a dream of it. Each steps, is saved, and goes back exactly.
+"""The dream that a person can be in, beside `envs/rewindable.py`, the real game: it steps, is saved, and goes back.
 
-A dream is of any agent whose dreams can be decoded, saved and asked what they expect; which they are, `can_dream` says.
+It is of any agent whose dreams can be decoded, saved and asked what they expect; which they are, `can_dream` says.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """`iris play`: a person in the real game or in a dream of it, at a page or by a script; `iris collect --human`.
 
-The page is served by this machine to itself (`play/server.py`); what a person may do there, `play/session.py` says. With
-a script of keys (`play/keys.py`) there is no page: the keys are played, and the film of it is written.
+The page is served by this machine to itself (`play/server.py`); what a person may do there, `play/session.py` says.
+With a script of keys (`play/keys.py`) there is no page: the keys are played, and the film of it is written.
 """
 
 import time
@@ -110,7 +110,9 @@ def collect_by_hand(path: Path, environment: EnvSpec, settings: Human, *, run: R
         ledger = Ledger(dataset, writers=writers, most=settings.steps)
 
         def open_session() -> Session:
-            return Session(environment, agent=None if run is None else run.agent, trained=_trained(run), notebook=ledger)
+            return Session(
+                environment, agent=None if run is None else run.agent, trained=_trained(run), notebook=ledger
+            )
 
         game = Game(
             title=environment.name, subtitle=f"your play becomes data in {path}", open_session=open_session,
@@ -209,4 +211,6 @@ def _say_what_is_missing(run: Run | None) -> None:
     for component, effect in (("dynamics", "a dream is noise"), ("actor_critic", "the agent acts at random")):
         if not run.is_trained(component):
             stage = f"train-{component.replace('_', '-')}"
-            console.warn(f"the {component.replace('_', '-')} has not been trained: {effect}. Next: {run.command(stage)}")
+            console.warn(
+                f"the {component.replace('_', '-')} has not been trained: {effect}. Next: {run.command(stage)}"
+            )
