@@ -96,25 +96,29 @@ class Ledger:
 
     def _commit(self) -> None:
         """Store the steps, those of each who acted in one commit."""
-        over = self._entries[-1].over
-        for who, group in groupby(self._entries, key=lambda entry: entry.who):
-            entries = list(group)
-            episode = self._dataset.num_episodes if self._episode is None else self._episode
-            achievements = np.array([entry.result.achievements for entry in entries], bool)
-            self._dataset.append(
-                observations=np.stack([entry.observation for entry in entries]),
-                actions=np.array([entry.action for entry in entries], np.int64),
-                rewards=np.array([entry.result.reward for entry in entries], np.float32),
-                terminations=np.array([entry.result.terminated for entry in entries]),
-                truncations=np.array([entry.result.truncated for entry in entries]),
-                achievements=achievements if self._dataset.achievements else None,
-                episode_lengths=[len(entries)], episode_ids=[episode], writer=self._writers[who],
-            )  # fmt: skip
-            self._episode = episode
-        self._score += sum(entry.result.reward for entry in self._entries)
-        self.steps += len(self._entries)
-        self._first += len(self._entries)
-        self._entries = []
+        over, total = self._entries[-1].over, self._score + sum(entry.result.reward for entry in self._entries)
+        while self._entries:
+            _, group = next(groupby(self._entries, key=lambda entry: entry.who))
+            self._store(list(group))
+        self._score = total
         if over:
             self.episodes += 1
-            self.scores.append(self._score)
+            self.scores.append(total)
+
+    def _store(self, entries: list[_Entry]) -> None:
+        """Append the first of the steps, by one who acted."""
+        episode = self._dataset.num_episodes if self._episode is None else self._episode
+        achievements = np.array([entry.result.achievements for entry in entries], bool)
+        self._dataset.append(
+            observations=np.stack([entry.observation for entry in entries]),
+            actions=np.array([entry.action for entry in entries], np.int64),
+            rewards=np.array([entry.result.reward for entry in entries], np.float32),
+            terminations=np.array([entry.result.terminated for entry in entries]),
+            truncations=np.array([entry.result.truncated for entry in entries]),
+            achievements=achievements if self._dataset.achievements else None,
+            episode_lengths=[len(entries)], episode_ids=[episode], writer=self._writers[entries[0].who],
+        )  # fmt: skip
+        self._episode = episode
+        self.steps += len(entries)
+        self._first += len(entries)
+        del self._entries[: len(entries)]

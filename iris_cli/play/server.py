@@ -122,11 +122,11 @@ class _Server:
             app.router.add_get(path, self._page)
         app.router.add_get("/socket", self._socket)
         app.router.add_get("/films/{name}", self._film)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         await runner.setup()
         listening = _listen(self.door)
         try:
-            await web.SockSite(runner, listening, shutdown_timeout=2.0).start()
+            await web.SockSite(runner, listening).start()
             port = listening.getsockname()[1]
             opened(f"http://{_as_written(self.door.host)}:{port}/?token={self.token}")
             while not interrupts.requested() and not self.game.is_full():

@@ -21,7 +21,7 @@ from iris_cli.render import media_writer, write_media
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
-from iris_cli.stages.collect import open_dataset
+from iris_cli.stages.collect import open_dataset, take_note
 from iris_cli.stages.training import needs_training
 
 
@@ -130,7 +130,9 @@ def collect_by_hand(path: Path, environment: EnvSpec, settings: Human, *, run: R
 
 def collect_by_hand_with(run: Run, settings: Human) -> Report:
     """`collect_by_hand` into the run's dataset, with its agent at hand."""
-    return collect_by_hand(run.dataset_path, run.environment, settings, run=run)
+    report = collect_by_hand(run.dataset_path, run.environment, settings, run=run)
+    take_note(run)
+    return report
 
 
 def _play_script(session: Session, start: Start, settings: Play, script: Path, render: Path) -> Report:
