@@ -146,7 +146,9 @@ def collect(
     if human:
         from iris_cli.stages import play
 
-        by_hand = play.Human(steps=wanted.steps, port=port, seed=seed)
+        if wanted.num_envs > 1:
+            raise click.UsageError("A person plays one game at a time: leave --num-envs away.")
+        by_hand = play.Human(steps=wanted.steps, port=port, temperature=wanted.temperature, seed=seed)
         if run is not None:
             opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device)
             report = alone(play.collect_by_hand_with, opened, by_hand)

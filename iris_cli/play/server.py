@@ -43,6 +43,7 @@ RATE = 120  # messages a second
 BURST = 240
 PATIENCE = 2000  # messages too many, before the socket is closed
 SEND_SECONDS = 15.0  # that a page may take to read one answer
+MAX_FILMS = 200  # that one server writes
 POLL_SECONDS = 0.2  # between two looks for Ctrl-C
 PAGE = {"/": "index.html", "/play.js": "play.js", "/play.css": "play.css"}
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".mp4": "video/mp4", ".gif": "image/gif"}
@@ -113,6 +114,7 @@ class _Server:
         self.game, self.door = game, door
         self.token = secrets.token_urlsafe(24)
         self.saved: dict[str, Path] = {}  # films of this server, by the name they are fetched by
+        self.written = 0
         self.guests: set[_Guest] = set()
         self.films = ThreadPoolExecutor(1, "films")  # drawn one after the other
 
@@ -355,10 +357,13 @@ class _Guest:
 
     def _save(self, kind: str, name: str | None) -> None:
         """Draw and write what was recorded, beside the session's own work."""
-        moments = self._here().recorded()
         if self._saving >= 2:
             raise PlayError("two films are being written already", fix="Wait a moment.")
+        if self._server.written >= MAX_FILMS:
+            raise PlayError(f"{MAX_FILMS} films were written, and that is all", fix="Start the server again.")
+        moments = self._here().recorded()
         self._saving += 1
+        self._server.written += 1
         file = f"{name or time.strftime('play-%Y%m%d-%H%M%S')}.{kind}"
         task = asyncio.create_task(self._write(moments, self._here().action_meanings, file))
         self._tasks.add(task)

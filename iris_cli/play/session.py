@@ -337,12 +337,13 @@ class Session:
         if not 0 <= number < len(self.branches):
             raise PlayError(f"there is no branch {number}: there are {len(self.branches)}")
         moment: Moment | None = self.branches[number]
-        self.branches[number] = self.line[-1]
+        kept = [*self.branches[:number], self.line[-1], *self.branches[number + 1 :]]
         self.line = []
         while moment is not None:
             self.line.append(moment)
             moment = moment.before
         self.line.reverse()
+        self.branches = self._that_fit(kept)
         self._place = len(self.line) - 1
         return self.present
 
@@ -510,8 +511,23 @@ class Session:
         """Keep what lies behind the present as a branch, if anything does."""
         left = self.line[self._place + 1 :]
         if left:
-            self.branches = [*self.branches, left[-1]][-MAX_BRANCHES:]
             del self.line[self._place + 1 :]
+            self.branches = self._that_fit([*self.branches, left[-1]])
+
+    def _that_fit(self, branches: list[Moment]) -> list[Moment]:
+        """The newest of the branches that fork off the line, and hold no more than `HISTORY` moments beside it."""
+        known, left = set(map(id, self.line)), HISTORY
+        kept: list[Moment] = []
+        for tip in reversed(branches):
+            own, moment = [], tip
+            while moment.before is not None and id(moment) not in known:
+                own.append(id(moment))
+                moment = moment.before
+            if id(moment) in known and len(own) <= left and len(kept) < MAX_BRANCHES:
+                kept.append(tip)
+                known.update(own)
+                left -= len(own)
+        return kept[::-1]
 
     def _forget_the_oldest(self) -> None:
         if len(self.line) <= HISTORY:
@@ -520,6 +536,7 @@ class Session:
         self.line[first].before = None
         del self.line[:first]
         self._place -= first
+        self.branches = self._that_fit(self.branches)
 
     # -- recording ---------------------------------------------------------------------------------------------------
 

@@ -56,7 +56,8 @@ class Human:
     steps: int = 10_000  # to collect at most
     host: str = "127.0.0.1"
     port: int = 8000
-    seed: int = 0  # of the first game
+    temperature: float = 1.0  # of the agent, where it takes over
+    seed: int = 0  # of the first game, with what is stored already, so that no game is played twice
 
 
 def play(run: Run | None, environment: EnvSpec, settings: Play) -> Report | None:
@@ -110,13 +111,15 @@ def collect_by_hand(path: Path, environment: EnvSpec, settings: Human, *, run: R
         ledger = Ledger(dataset, writers=writers, most=settings.steps)
 
         def open_session() -> Session:
+            agent = None if run is None else run.agent
             return Session(
-                environment, agent=None if run is None else run.agent, trained=_trained(run), notebook=ledger
+                environment, agent=agent, trained=_trained(run), temperature=settings.temperature, notebook=ledger
             )
 
         game = Game(
             title=environment.name, subtitle=f"your play becomes data in {path}", open_session=open_session,
-            first=Start(seed=settings.seed), media=path.parent / "media", is_full=lambda: ledger.is_full,
+            first=Start(seed=(settings.seed + dataset.num_steps) % 2**31), media=path.parent / "media",
+            is_full=lambda: ledger.is_full,
             collecting=lambda: f"{ledger.steps:,} steps of {ledger.episodes} episodes stored",
         )  # fmt: skip
         _open_page(game, Door(host=settings.host, port=settings.port, most_sessions=1))

@@ -89,7 +89,9 @@ def test_a_line_that_is_not_understood_is_named(tmp_path: Path, line: str, said:
         read_script(path, Keyboard(PONG))
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"# nothing\n", "no line with keys"), (b"\xff\xfe", "no text in UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"# nothing\n", "no line with keys"), (b"\xff\xfe", "no text in UTF-8")]
+)
 def test_a_file_that_is_no_script_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "keys.txt"
     path.write_bytes(content)
@@ -101,5 +103,3 @@ def test_a_file_that_is_no_script_is_refused(tmp_path: Path, content: bytes, sai
 def test_a_missing_script_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_script(tmp_path / "none.txt", Keyboard(PONG))
-
-

@@ -104,9 +104,7 @@ def test_an_episode_that_is_left_counts_as_cut(collecting: Collecting, tmp_path:
     assert (dataset.num_episodes, ledger.episodes, ledger.steps) == (2, 2, 6)
 
 
-def test_who_acted_is_known_of_every_step(
-    collecting: Collecting, tmp_path: Path, runs: dict[str, Run]
-) -> None:
+def test_who_acted_is_known_of_every_step(collecting: Collecting, tmp_path: Path, runs: dict[str, Run]) -> None:
     run = runs["iris"]
     session, _ = collecting(training_spec("Pong"), run=run)
     session.start(Start())

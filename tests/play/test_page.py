@@ -155,7 +155,7 @@ def test_a_person_plays_in_a_dream(
     assert pace > 5  # a machine under load; on an idle one it is 15
     assert measured < 1000
     assert said_wrong(browser) == []
-    assert {host for host in hosts(browser)} == {address.split("/")[2]}
+    assert set(hosts(browser)) == {address.split("/")[2]}
 
 
 def test_the_page_fits_a_phone_and_is_played_by_touch(site: tuple[str, Path], browser: Browser) -> None:

@@ -232,7 +232,9 @@ def test_without_the_token_nothing_is_told(site: Site, path: str, token: str) ->
     assert asyncio.run(status_of(f"{site.root}{path}{token}")) == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example"]
+)
 def test_a_name_that_leads_here_is_no_way_in(site: Site, host: str) -> None:
     assert asyncio.run(status_of(site.address, Host=host)) == 403
 
@@ -278,7 +280,8 @@ def test_nothing_but_the_page_and_its_films_is_served(site: Site, path: str) -> 
 WRONG = [
     ("", "no JSON"), ("{", "no JSON"), ("[" * 1500, "no JSON"), ("null", "no object"), ("[]", "no object"),
     ('"keys"', "no object"), ("{}", "no object with an op"), ('{"op": 5}', "no object with an op"),
-    ('{"op": "eval"}', "no op 'eval'"), ('{"op": "__class__"}', "no op"), ('{"op": "step", "x": 1}', "step knows no 'x'"),
+    ('{"op": "eval"}', "no op 'eval'"), ('{"op": "__class__"}', "no op"),
+    ('{"op": "step", "x": 1}', "step knows no 'x'"),
     ('{"op": "keys"}', "held of keys must be a list"), ('{"op": "keys", "held": "ArrowUp"}', "must be a list"),
     ('{"op": "keys", "held": [1]}', "names of keys"), ('{"op": "keys", "held": ["../"]}', "names of keys"),
     (json.dumps({"op": "keys", "held": ["A"] * 17}), "16 keys at most"),
@@ -293,7 +296,8 @@ WRONG = [
     ('{"op": "start", "world": "dream", "episode": 999}', "no episode 999"),
     ('{"op": "start", "world": "dream", "episode": 0, "at": 100000}', "no step 100000"),
     ('{"op": "start", "world": "dream", "seed": 99999999999999}', "whole number"),
-    ('{"op": "save", "kind": "exe"}', "must be one of mp4, gif"), ('{"op": "save", "kind": "mp4"}', "nothing was recorded"),
+    ('{"op": "save", "kind": "exe"}', "must be one of mp4, gif"),
+    ('{"op": "save", "kind": "mp4"}', "nothing was recorded"),
     *((json.dumps({"op": "save", "kind": "mp4", "name": name}), "must be letters") for name in
       ("../up", "/etc/x", "a/b", "a\\b", "..", ".hidden", "a.mp4", "", "x" * 61, "a\n", "a\x00", 5, "CON:")),
     ('{"op": "along", "on": 1}', "true or false"), ("{\"op\": \"step\"}" * 2, "no JSON"), ("😀", "no JSON"),
@@ -330,7 +334,10 @@ def test_a_message_too_long_closes_that_page_alone(site: Site) -> None:
         async with page_of(site) as other:
             async with page_of(site) as page:
                 await page.socket.send_str(json.dumps({"op": "keys", "held": ["A" * 100_000]}))
-                while (message := await page.socket.receive()).type not in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED):
+                while (message := await page.socket.receive()).type not in (
+                    aiohttp.WSMsgType.CLOSE,
+                    aiohttp.WSMsgType.CLOSED,
+                ):
                     pass
                 assert message.data == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
             await other.send("step")
@@ -392,7 +399,10 @@ def test_who_floods_without_end_is_shut_out(site: Site, monkeypatch: pytest.Monk
                     break
             async with asyncio.timeout(20):
                 while not closed:
-                    closed = (await page.socket.receive()).type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY)
+                    closed = (await page.socket.receive()).type not in (
+                        aiohttp.WSMsgType.TEXT,
+                        aiohttp.WSMsgType.BINARY,
+                    )
         assert await works(site)
 
     asyncio.run(run())
@@ -410,13 +420,12 @@ def test_orders_that_cannot_be_met_in_time_are_refused_in_words(site: Site) -> N
 @pytest.mark.pipeline
 def test_one_session_too_many_is_told_so_and_a_seat_is_free_again(site: Site) -> None:
     async def run() -> None:
-        async with page_of(site), page_of(site), page_of(site):
-            async with (
-                aiohttp.ClientSession() as client,
-                client.ws_connect(f"{site.root}/socket?token={site.token}") as socket,
-            ):
-                refused = await Page(socket).hear("error")
-                assert "3 sessions already" in refused["text"]
+        async with (
+            page_of(site), page_of(site), page_of(site), aiohttp.ClientSession() as client,
+            client.ws_connect(f"{site.root}/socket?token={site.token}") as socket,
+        ):  # fmt: skip
+            refused = await Page(socket).hear("error")
+            assert "3 sessions already" in refused["text"]
         async with asyncio.timeout(20):
             while True:
                 try:

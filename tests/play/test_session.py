@@ -278,6 +278,21 @@ def test_few_branches_are_kept(new_session: NewSession) -> None:
     assert len(session.branches) == rules.MAX_BRANCHES
 
 
+def test_branches_hold_no_more_than_can_be_gone_back(new_session: NewSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "HISTORY", 20)
+    session = new_session(None)
+    session.start(Start())
+    for steps in (12, 10, 10):  # a third line of ten beside the present one would be too many
+        for _ in range(steps):
+            session.advance()
+        session.rewind(2)
+    session.advance()
+    assert [tip.step for tip in session.branches] == [12, 12]
+    for _ in range(30):  # and what forks off a forgotten moment goes with it
+        session.advance()
+    assert session.branches == []
+
+
 def test_a_recording_is_a_film_without_what_was_left(new_session: NewSession, tmp_path: Path) -> None:
     session = new_session()
     session.start(Start(world="dream"))

@@ -259,9 +259,8 @@ function hold(codes, released = []) {
 }
 
 function begin() {
-  const seed = Number($("seed").value) || 0, { world } = play.state;
-  if (world === "dream" && play.fromEpisode) startStored();
-  else send("start", { world, seed });
+  if (play.state.world === "dream" && play.fromEpisode) startStored();
+  else start(play.state.world);
 }
 
 // A number from a field, brought into what the server takes.
@@ -274,6 +273,7 @@ function startStored() {
 
 function start(world) {
   play.fromEpisode = false;
+  if (play.hello.collecting) $("seed").value = field("seed") + 1; // the same game again would be the same data
   send("start", { world, seed: field("seed") });
 }
 
