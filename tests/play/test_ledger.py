@@ -15,7 +15,7 @@ from iris_cli.replay.dataset import Dataset
 from iris_cli.run import COMPONENTS, Run
 from iris_cli.stages.collect import Collect, collect_randomly, open_dataset
 
-BREAKOUT = EnvSpec(id="ALE/Breakout-v5", kind="atari", max_frames=100)  # episodes of less than 25 steps
+BREAKOUT = EnvSpec(id="ALE/Breakout-v5", kind="atari", max_frames=60)  # episodes of less than 15 steps
 Collecting = Callable[..., tuple[Session, Ledger]]
 
 
@@ -90,6 +90,7 @@ def test_what_is_stored_cannot_be_played_differently(collecting: Collecting, tmp
     assert ledger.episodes == 1
 
 
+@pytest.mark.pipeline
 def test_an_episode_that_is_left_counts_as_cut(collecting: Collecting, tmp_path: Path) -> None:
     session, ledger = collecting()
     session.start(Start())
@@ -104,6 +105,7 @@ def test_an_episode_that_is_left_counts_as_cut(collecting: Collecting, tmp_path:
     assert (dataset.num_episodes, ledger.episodes, ledger.steps) == (2, 2, 6)
 
 
+@pytest.mark.pipeline
 def test_who_acted_is_known_of_every_step(collecting: Collecting, tmp_path: Path, runs: dict[str, Run]) -> None:
     run = runs["iris"]
     session, _ = collecting(training_spec("Pong"), run=run)
@@ -120,6 +122,7 @@ def test_who_acted_is_known_of_every_step(collecting: Collecting, tmp_path: Path
     assert writers == [("human", 0), (run.writer, 3), ("human", 7)]
 
 
+@pytest.mark.pipeline
 def test_long_episodes_are_stored_on_the_way(
     collecting: Collecting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +158,7 @@ def test_no_more_is_stored_than_was_asked_for(collecting: Collecting, tmp_path: 
     assert Dataset.open(tmp_path / "data.zarr").num_steps == 7
 
 
+@pytest.mark.pipeline
 def test_a_persons_play_and_an_agents_collections_share_a_dataset(collecting: Collecting, tmp_path: Path) -> None:
     path = tmp_path / "data.zarr"
     collect_randomly(path, BREAKOUT, Collect(steps=10), seed=0)

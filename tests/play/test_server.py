@@ -153,6 +153,7 @@ async def status_of(url: str, **headers: str) -> int:
 # -- what it is for ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pipeline
 def test_a_person_plays_hands_over_goes_back_and_records(site: Site) -> None:
     async def act(page: Page) -> None:
         await page.send("record")
@@ -182,6 +183,7 @@ def test_a_person_plays_hands_over_goes_back_and_records(site: Site) -> None:
     with_page(site, act)
 
 
+@pytest.mark.pipeline
 def test_a_stored_episode_is_dreamt_from(site: Site) -> None:
     async def act(page: Page) -> None:
         await page.send("start", world="dream", episode=0, at=10, seed=3)
@@ -329,6 +331,7 @@ def test_bytes_are_answered_in_words(site: Site) -> None:
     with_page(site, act)
 
 
+@pytest.mark.pipeline
 def test_a_message_too_long_closes_that_page_alone(site: Site) -> None:
     async def run() -> None:
         async with page_of(site) as other:
@@ -408,6 +411,7 @@ def test_who_floods_without_end_is_shut_out(site: Site, monkeypatch: pytest.Monk
     asyncio.run(run())
 
 
+@pytest.mark.pipeline
 def test_orders_that_cannot_be_met_in_time_are_refused_in_words(site: Site) -> None:
     async def act(page: Page) -> None:
         for _ in range(100):
