@@ -36,7 +36,7 @@ SAVE_EVERY = 8  # steps between two saves of the worlds
 HISTORY = 1800  # moments one can go back: two minutes at 15 a second
 MAX_BRANCHES = 8  # the oldest is forgotten
 CONTEXT = 4  # real frames that the world model reads before a dream, where there are as many
-WARM_UP = 30  # steps of the real game before a dream that begins in it
+WARM_UP = 80  # steps of the real game before a dream that begins in it: MsPacman stands still for 65
 STORED_STEPS = 1000  # of a stored episode that are shown beside a dream
 MAX_SEED = 2**31 - 1
 

@@ -66,8 +66,10 @@ function update(state) {
   play.state = { ...before, ...state };
   const { playing, control, controls, first, last, branches, recording, measured, fps, collected, along } = play.state;
   $("play").textContent = playing ? "Pause" : "Play";
-  $("hand").textContent = control === "you" ? (controls.includes("agent") ? "Hand to the agent" : controls.includes("stored") ? "Let the episode act" : "You play") : "Take over";
-  $("hand").disabled = controls.length < 2;
+  $("hand").textContent = control === "you" ? (controls.includes("agent") ? "Hand to the agent" : "You play") : "Take over";
+  $("hand").disabled = control === "you" && !controls.includes("agent");
+  $("follow").hidden = !controls.includes("stored");
+  $("follow").classList.toggle("on", control === "stored");
   $("hand").classList.toggle("on", control !== "you");
   $("time").min = first;
   $("time").max = last;
@@ -231,7 +233,8 @@ function addFilm({ name, path, frames }) {
   const item = document.createElement("li"), link = document.createElement("a");
   link.href = `/films/${encodeURIComponent(name)}?token=${encodeURIComponent(token)}`;
   link.download = name;
-  link.textContent = path;
+  link.textContent = name;
+  link.title = path;
   item.append(link, ` ${frames} frames`);
   $("films").prepend(item);
 }
@@ -278,8 +281,7 @@ function start(world) {
 }
 
 function nextHand() {
-  const { control, controls } = play.state;
-  send("control", { who: control !== "you" ? "you" : controls.includes("agent") ? "agent" : controls[1] || "you" });
+  send("control", { who: play.state.control === "you" ? "agent" : "you" });
 }
 
 const name = () => ($("name").value.trim() ? { name: $("name").value.trim() } : {});
@@ -297,6 +299,7 @@ Object.assign($("play"), { onclick: toggle });
 $("back").onclick = back;
 $("forth").onclick = forth;
 $("hand").onclick = nextHand;
+$("follow").onclick = () => send("control", { who: play.state.control === "stored" ? "you" : "stored" });
 $("real").onclick = () => start("real");
 $("dream").onclick = () => start("dream");
 $("stored").onclick = startStored;
