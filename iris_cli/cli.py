@@ -184,32 +184,43 @@ def training_options(command: F) -> F:
 @click.option("--epsilon", type=float, default=0.01, show_default=True, help="Chance of a random action, with --run.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and random actions; a run has its own.")
+@click.option("--human", is_flag=True, help="You play, at a page of this machine; with --run, its agent may take over.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Of the page, with --human."
+)
 @trust_option
 @device_option
 @profile_option
 def collect(
-    env: str | None,
-    out: Path | None,
-    agent: str | None,
-    run: Path | None,
-    seed: int,
-    device: str,
-    trust_env: bool,
-    **settings: Any,
-) -> None:
+    env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, human: bool,
+    port: int, trust_env: bool, **settings: Any,
+) -> None:  # fmt: skip
     """Play real episodes and append them to a dataset.
 
     \b
     Example: iris collect --env Pong
              iris collect --env Pong --run runs/pong --steps 2000
              iris collect --env Pong --agent twm --out data/pong-twm.zarr
+             iris collect --env Pong --human
     """
     from iris_cli import console
     from iris_cli.open_run import alone, environment_named, open_for_collecting
     from iris_cli.stages import collect as stage
 
     wanted = stage.Collect(**settings)
-    if run is not None:
+    if human:
+        from iris_cli.stages import play
+
+        if wanted.num_envs > 1:
+            raise click.UsageError("A person plays one game at a time: leave --num-envs away.")
+        by_hand = play.Human(steps=wanted.steps, port=port, temperature=wanted.temperature, seed=seed)
+        if run is not None:
+            opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device, trust_env=trust_env)
+            report = alone(play.collect_by_hand_with, opened, by_hand)
+        else:
+            environment = environment_named(env, agent or "iris")
+            report = play.collect_by_hand(out or Path("data") / f"{environment.stem}.zarr", environment, by_hand)
+    elif run is not None:
         opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device, trust_env=trust_env)
         report = alone(stage.collect_alone, opened, wanted)
     else:
@@ -396,6 +407,45 @@ def imagine(run: Path | None, device: str, trust_env: bool, **settings: Any) -> 
 
     wanted = Imagine(**settings)
     console.show(stage(open_existing(run, device=device, trust_env=trust_env), wanted))
+
+
+@cli.command()
+@click.argument("run", type=PATH, required=False)
+@click.option("--env", help="Play this real game, without a run.")
+@click.option(
+    "--world", type=click.Choice(["auto", "real", "dream"]), default="auto", show_default=True,
+    help="Where to begin; auto dreams where there is a trained world model.",
+)  # fmt: skip
+@click.option("--script", type=PATH, help="Play these keys instead of a person's, a line per press: up+fire 10.")
+@click.option("--render", type=PATH, help="The film of the script: .mp4, .gif or .png strip.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the page listens.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option("--fps", type=click.IntRange(1, 60), default=15, show_default=True, help="Steps a second.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the agent, where it acts.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of games, dreams and the agent's actions.")
+@device_option
+def play(run: Path | None, env: str | None, device: str, **settings: Any) -> None:
+    """Play the real game or inside the world model of RUN (the newest), at a page of this machine or by a script.
+
+    \b
+    Example: iris play
+             iris play runs/pong --world real
+             iris play --env Breakout
+             iris play runs/pong --script keys.txt --render out.mp4
+    """
+    from iris_cli import console
+    from iris_cli.open_run import environment_named, open_existing
+    from iris_cli.stages.play import Play
+    from iris_cli.stages.play import play as stage
+
+    wanted = Play(**settings)
+    if env is not None and run is not None:
+        raise click.UsageError("Name a run or --env, not both.")
+    opened = None if env is not None else open_existing(run, device=device)
+    environment = environment_named(env, "iris") if opened is None else opened.environment
+    report = stage(opened, environment.for_testing(), wanted)
+    if report is not None:
+        console.show(report)
 
 
 @cli.command()

@@ -70,7 +70,7 @@ def collect(run: Run, settings: Collect) -> Report:
             collection.close()
             raise
         run.environments = collection.envs
-    _take_note(run)
+    take_note(run)
     return report
 
 
@@ -79,12 +79,12 @@ def collect_alone(run: Run, settings: Collect) -> Report:
     try:
         return collect(run, settings)
     except Interrupted:
-        _take_note(run)
+        take_note(run)
         run.save()
         raise
 
 
-def _take_note(run: Run) -> None:
+def take_note(run: Run) -> None:
     """Let the run know how far its own dataset goes, and that its next collection draws anew."""
     if run.dataset_path == Path(run.card["dataset"]):
         dataset = run.dataset()

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from iris_cli.agents.delta_iris.config import GRID, IMAGE_SIZE, TokenizerConfig, map_size
-from iris_cli.agents.delta_iris.transition_tokenizer import CHANNELS, Painter, TransitionTokenizer, as_images, padded
+from iris_cli.agents.delta_iris.transition_tokenizer import (
+    CHANNELS,
+    Paint,
+    Painter,
+    TransitionTokenizer,
+    as_images,
+    padded,
+)
 from iris_cli.nn.cosine_quantizer import CosineQuantizer
 from iris_cli.nn.residual import FrameDecoder, FrameEncoder
 from iris_cli.nn.transformer import init_gpt
@@ -99,7 +106,7 @@ class Tokenizer(TransitionTokenizer):
 
     def painter(self, frames: Tensor, actions: Tensor, tokens: Tensor, *, keep: int = 1) -> Painter:
         """`decode`, as what came before plays no role."""
-        return self.decode
+        return _Alone(self.decode)
 
     def vectors_of_rows(self, images: Tensor, actions: Tensor) -> Tensor:
         """As in `TransitionTokenizer`."""
@@ -126,3 +133,19 @@ class Tokenizer(TransitionTokenizer):
     def _block_size(self, device: torch.device) -> int:
         """Transitions that pass at once: few on a CPU, whose caches then hold the maps."""
         return 4 * self.config.patch**2 if device.type == "cpu" else 64
+
+
+class _Alone:
+    """Decodes each transition alone, and has nothing to remember."""
+
+    def __init__(self, decode: Paint) -> None:
+        self._decode = decode
+
+    def __call__(self, frames: Tensor, actions: Tensor, tokens: Tensor, /) -> Tensor:
+        return self._decode(frames, actions, tokens)
+
+    def save(self) -> None:
+        return None
+
+    def restore(self, saved: None) -> None:
+        pass

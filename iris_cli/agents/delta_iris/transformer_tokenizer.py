@@ -186,7 +186,7 @@ class _Painting:
         self._read(given[max(0, len(given) - most) :])
 
     @torch.no_grad()
-    def __call__(self, frames: Tensor, actions: Tensor, tokens: Tensor) -> Tensor:
+    def __call__(self, frames: Tensor, actions: Tensor, tokens: Tensor, /) -> Tensor:
         last = self._caches[0]
         if last.length == last.max_tokens:
             for cache in self._caches:
@@ -194,6 +194,14 @@ class _Painting:
             self._read(list(self._kept))
         self._kept.append((frames.clone(), actions.clone(), tokens.clone()))
         return self._read([(frames, actions, tokens)])[:, -1]
+
+    def save(self) -> tuple[list[Tensor], tuple[tuple[Tensor, Tensor, Tensor], ...]]:
+        return [cache.save() for cache in self._caches], tuple(self._kept)
+
+    def restore(self, saved: tuple[list[Tensor], tuple[tuple[Tensor, Tensor, Tensor], ...]]) -> None:
+        for cache, read in zip(self._caches, saved[0], strict=True):
+            cache.restore(read)
+        self._kept = deque(saved[1], self._kept.maxlen)
 
     @torch.no_grad()
     def _read(self, transitions: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:

@@ -9,7 +9,7 @@ Source: fact sheet of Δ-IRIS, sections 2 and 12.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,20 @@ from iris_cli.nn.cosine_quantizer import CosineQuantizer
 from iris_cli.replay.segments import Segments
 
 CHANNELS = 3  # RGB
-Painter = Callable[[Tensor, Tensor, Tensor], Tensor]  # frames, actions, tokens as in `decode`, and what they lead to
+Paint = Callable[[Tensor, Tensor, Tensor], Tensor]  # frames, actions, tokens as in `decode`, and what they lead to
+
+
+class Painter(Protocol):
+    """What decodes one transition after the other, each once, in turn."""
+
+    def __call__(self, frames: Tensor, actions: Tensor, tokens: Tensor, /) -> Tensor:
+        """As `TransitionTokenizer.decode`, but knowing the transitions before."""
+
+    def save(self) -> object:
+        """What `restore` needs to go back here."""
+
+    def restore(self, saved: Any) -> None:
+        """Go back to where that was saved."""
 
 
 class TransitionTokenizer(nn.Module, ABC):
