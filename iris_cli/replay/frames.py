@@ -173,7 +173,7 @@ def _take(rows: Tensor, shape: Shape, size: int, block_of: Callable[[int], Tenso
     for index in blocks.unique().tolist():
         if index >= 0:
             here = (blocks == index).nonzero()[:, 0]
-            frames[here] = block_of(index)[steps[here] - index * size]
+            frames.index_copy_(0, here, take_rows(block_of(index), steps[here] - index * size))
     return frames.to(device, non_blocking=crosses).unflatten(0, rows.shape)
 
 

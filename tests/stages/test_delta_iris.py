@@ -54,7 +54,8 @@ def test_frames_that_do_not_fit_stay_on_disk_and_teach_the_same(
     runs = [new_run(pong, agent="delta-iris", name=name) for name in ("roomy", "full")]
     train_tokenizer(runs[0], TrainTokenizer(updates=3))
     assert "Frames stay" not in capsys.readouterr().out
-    monkeypatch.setattr(frames, "has_room", lambda needed, device: False)
+    monkeypatch.setattr(frames, "ALWAYS_FIT", 0)
+    monkeypatch.setattr(frames, "host_memory", lambda: (10**6, 10**9))
     training._tell_place.cache_clear()
 
     train_tokenizer(runs[1], TrainTokenizer(updates=3))

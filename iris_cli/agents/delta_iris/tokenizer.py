@@ -132,7 +132,7 @@ class Tokenizer(TransitionTokenizer):
 
     def _block_size(self, device: torch.device) -> int:
         """Transitions that pass at once: few on a CPU, whose caches then hold the maps."""
-        return 4 * self.config.patch**2 if device.type == "cpu" else 64
+        return min(4 * self.config.patch**2, 64) if device.type == "cpu" else 64
 
 
 class _Alone:

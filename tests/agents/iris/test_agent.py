@@ -256,5 +256,5 @@ def test_the_attention_of_a_segment_is_that_of_its_last_action_by_step_and_place
     assert weights.shape == (config.layers, config.heads, 4, 17)
     torch.testing.assert_close(weights.sum((-1, -2)), torch.ones(config.layers, config.heads))
     embedded = agent.dynamics.embed(tokens[None], actions[None])
-    whole = agent.dynamics.transformer.attention(embedded)
+    whole = torch.stack(list(agent.dynamics.transformer.attention(embedded)))
     torch.testing.assert_close(weights[1, 0, 2, 5], whole[1, 0, 0, -1, 2 * 17 + 5])
