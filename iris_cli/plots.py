@@ -127,7 +127,7 @@ def growth(path: Path, panels: Sequence[Panel], *, title: str) -> Path:
         axes.set_xscale("log", base=2 if np.max(panel.curve.x) < 5000 else 10)
         axes.set_xticks(panel.curve.x, labels=[f"{value:,g}" for value in np.asarray(panel.curve.x)], minor=False)
         axes.set_xticks([], minor=True)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.12 * float(np.max(panel.curve.y)))
     return _save(figure, path)
 
 

@@ -135,7 +135,8 @@ def _draw(result: dict[str, Any], path: Path) -> None:
         at = ", ".join(f"{key} {value}" for key, value in axis["at"].items())
         curve = Curve(label=at, x=[value for value, _ in points], y=[one for _, one in points])
         panels.append(Panel(name.replace("_", " "), f"{axis['unit']} / s", curve))
-    title = f"IRIS ({result['preset']}, {result['precision']}) on {result['device']}, {result['threads']} threads"
+    threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
+    title = f"IRIS ({result['preset']}, {result['precision']}) on {result['device']}, {threads}"
     growth(path, panels, title=title)
 
 
