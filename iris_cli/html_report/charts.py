@@ -79,7 +79,7 @@ def line_chart(
     marks = [_level(place, name, level) for name, level in levels]
     drawn = [part for line in lines for part in _line(place, line)]
     return _chart(
-        title, width, height, *_axes(place, x_ticks, y_ticks, x_label), *marks, *drawn,
+        title, width, height, *_axes(place, x_ticks, y_ticks, x_label), *drawn, *marks,
         words=f"{title}. " + "; ".join(f"{line.label}: last {_number(line.y[-1])}" for line in lines if line.y),
     )  # fmt: skip
 
