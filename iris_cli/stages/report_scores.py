@@ -76,7 +76,7 @@ def _beside(game: str, found: Sequence[tuple[Subject, Evaluation]], *, alone: bo
             final.scores, title=f"{'S' if alone else subject.name + ': s'}cores of the {len(final.scores)} games of "
             "the final evaluation", x_label="score",
         )
-        for subject, final in found
+        for subject, final in (found if len(found) <= 2 else ())  # of many runs they would fill the page
     ]  # fmt: skip
     charts = tag("div", chart, tag("div", *games, class_="stack"), class_="pair")
     own = "Intervals of these runs are over the games of their final evaluation"

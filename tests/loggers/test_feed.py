@@ -224,12 +224,12 @@ def test_tensorboard_has_nothing_twice_after_a_real_kill(tmp_path: Path, reposit
     pytest.importorskip("tensorboard")
     (tmp_path / "p.yaml").write_text(
         "preset: tiny\ngame: toy_game:Toy\ndataset: d.zarr\nrun: runs/p\nlog: [tensorboard]\n"
-        "first: [{collect: {steps: 30}}, {train-tokenizer: {updates: 600}}]\n"
+        "first: [{collect: {steps: 30}}, {train-tokenizer: {updates: 300}}]\n"
     )
     environment = {**os.environ, "IRIS_SAVE_SECONDS": "0.5", "PYTHONPATH": f"{repository}:{repository / 'tests'}"}
     command, metrics = [sys.executable, "-m", "iris_cli", "run", "p.yaml"], tmp_path / "runs/p/metrics.jsonl"
 
-    for kill_after in (3, 6):  # lines
+    for kill_after in (2, 4):  # lines
         running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
         while not metrics.exists() or metrics.read_bytes().count(b"\n") < kill_after:
             assert running.poll() is None
@@ -241,8 +241,9 @@ def test_tensorboard_has_nothing_twice_after_a_real_kill(tmp_path: Path, reposit
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     wanted = [line["update"] for line in lines if line["stage"] == "train-tokenizer" and "event" not in line]
     points = scalars(tmp_path / "runs/p/tensorboard")
-    assert wanted == list(range(50, 601, 50))
-    assert [step for step, _ in points["train-tokenizer/gradient_norm"]] == [*wanted, 600]  # and its end
+    assert wanted[-1] == 300
+    assert sorted(set(wanted)) == wanted
+    assert [step for step, _ in points["train-tokenizer/gradient_norm"]] == [*wanted, 300]  # and its end
 
 
 def test_a_package_that_is_missing_is_one_line_and_leaves_no_run_behind(
