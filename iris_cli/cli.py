@@ -423,8 +423,9 @@ def imagine(run: Path | None, device: str, trust_env: bool, **settings: Any) -> 
 @click.option("--fps", type=click.IntRange(1, 60), default=15, show_default=True, help="Steps a second.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the agent, where it acts.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games, dreams and the agent's actions.")
+@trust_option
 @device_option
-def play(run: Path | None, env: str | None, device: str, **settings: Any) -> None:
+def play(run: Path | None, env: str | None, device: str, trust_env: bool, **settings: Any) -> None:
     """Play the real game or inside the world model of RUN (the newest), at a page of this machine or by a script.
 
     \b
@@ -441,7 +442,7 @@ def play(run: Path | None, env: str | None, device: str, **settings: Any) -> Non
     wanted = Play(**settings)
     if env is not None and run is not None:
         raise click.UsageError("Name a run or --env, not both.")
-    opened = None if env is not None else open_existing(run, device=device)
+    opened = None if env is not None else open_existing(run, device=device, trust_env=trust_env)
     environment = environment_named(env, "iris") if opened is None else opened.environment
     report = stage(opened, environment.for_testing(), wanted)
     if report is not None:

@@ -1,4 +1,4 @@
-"""history.jsonl of a run: who worked on it, one line for each start of a command that trains it.
+"""history.jsonl of a run: who worked on it, one line for each command that changed it.
 
 With run.yaml and, of a pipeline, plan.json it says how to make the run again. It is no input of any stage.
 """
@@ -20,10 +20,10 @@ from iris_cli.version import VERSION
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a command.
+    """One command that changed a run.
 
     Attributes:
-        time: in seconds since 1970.
+        time: of its start, in seconds since 1970.
         command: what was typed; None from a Python program.
         machine: what it ran on, by name.
         versions: of the program and of torch.
@@ -35,16 +35,27 @@ class Start:
     versions: dict[str, Any]
 
 
-def note_start(directory: Path, device: torch.device) -> None:
-    """Append a line for the command under way."""
-    line = {
-        "time": round(time.time(), 3),
-        "command": typed(),
-        "machine": machine(device),
-        "versions": {"iris-wm": VERSION, "torch": str(torch.__version__)},
-    }
-    with (directory / "history.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+class Note:
+    """Listens to a run, and appends a line for the command under way once that has saved something."""
+
+    def __init__(self, directory: Path, device: torch.device) -> None:
+        self._path, self._is_noted = directory / "history.jsonl", False
+        self._line = {
+            "time": round(time.time(), 3),
+            "command": typed(),
+            "machine": machine(device),
+            "versions": {"iris-wm": VERSION, "torch": str(torch.__version__)},
+        }
+
+    def saved(self, metrics_bytes: int) -> None:
+        """There is something that the command did."""
+        if not self._is_noted:
+            self._is_noted = True
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(self._line) + "\n")
+
+    def close(self) -> None:
+        """Nothing to end."""
 
 
 def starts(directory: Path) -> list[Start]:

@@ -13,7 +13,7 @@ from iris_cli.device import choose_device
 from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, DatasetError, IrisError, RunError
-from iris_cli.history import note_start
+from iris_cli.history import Note
 from iris_cli.loggers.feed import Feed, check_names
 from iris_cli.loggers.records import Origin
 from iris_cli.replay.dataset import Dataset
@@ -89,7 +89,7 @@ def open_for_training(
 
 
 def logged(run: Run, log: tuple[str, ...]) -> Run:
-    """The run, with loggers attached that know all that it ever logged.
+    """The run, with loggers attached that learn all that it ever logged at its next checkpoint.
 
     Raises:
         IrisError: if a logger's package is not installed; the run is then closed, and gone if it is new.
@@ -97,9 +97,7 @@ def logged(run: Run, log: tuple[str, ...]) -> Run:
     origin = Origin(name=run.directory.name, id=run.card["id"], settings=run.card["config"])
     try:
         for name in dict.fromkeys(log):
-            feed = Feed(run.directory, name, origin, warn=console.warn)
-            run.listeners.append(feed)
-            feed.saved(run.committed_metrics)
+            run.listeners.append(Feed(run.directory, name, origin, warn=console.warn))
     except BaseException:
         run.withdraw()
         run.close()
@@ -108,13 +106,12 @@ def logged(run: Run, log: tuple[str, ...]) -> Run:
 
 
 def begun(run: Run, log: tuple[str, ...] = ()) -> Run:
-    """The run, with loggers attached, and this start of a command in its history.
+    """The run, with loggers attached, and with a note of this command in its history once something is saved.
 
     Raises:
         IrisError: as `logged`.
     """
-    logged(run, log)
-    note_start(run.directory, run.device)
+    logged(run, log).listeners.append(Note(run.directory, run.device))
     return run
 
 

@@ -13,7 +13,7 @@ from iris_cli.config import to_mapping
 from iris_cli.device import choose_device
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import Interrupted, IrisError, RunError
-from iris_cli.history import note_start, write_plan
+from iris_cli.history import Note, write_plan
 from iris_cli.latest import latest_checkpoint, read_state
 from iris_cli.open_run import logged
 from iris_cli.plan import Plan, Planned, check_order
@@ -92,8 +92,9 @@ def _execute(plan: Plan, run: Run) -> Report:
     words = f"{plan.source}: {plan.environment.name} on {run.device}, run {plan.run}"
     if position == len(plan.stages):
         console.say(f"{words}: everything is done already.")
+        run.tell()  # loggers that are new
     else:
-        note_start(run.directory, run.device)
+        run.listeners.append(Note(run.directory, run.device))
         console.say(f"{words}: {len(plan.stages) - position:,} of {len(plan.stages):,} stages to do.")
     if any(planned.stage == "train-tokenizer" for planned in plan.stages[position:]):
         announce_loss(run)

@@ -298,9 +298,13 @@ class Run:
             self.directory / "checkpoints", self.checkpoint_number, Checkpoint(weights, optimizers, state)
         )
         self._saved_at = time.monotonic()
+        self.tell()
+        return path
+
+    def tell(self) -> None:
+        """Tell the listeners of the checkpoint that was written or opened last."""
         for listener in self.listeners:
             listener.saved(self._metrics_bytes or 0)
-        return path
 
     def withdraw(self) -> None:
         """Take the directory away if it was made just now and nothing was learned or collected: a false start."""
@@ -356,11 +360,6 @@ class Run:
             self.card["config"] = to_mapping(config)
             write_atomically(self.directory / "run.yaml", dump_yaml(self.card))
         return sentences
-
-    @property
-    def committed_metrics(self) -> int:
-        """Bytes of metrics.jsonl that the last checkpoint knows of, before anything was logged in this process."""
-        return self._metrics_bytes or 0
 
     @property
     def is_writable(self) -> bool:

@@ -129,5 +129,5 @@ def test_every_stage_and_its_command_share_a_name() -> None:
 def test_every_key_of_a_pipeline_is_explained() -> None:
     text = (REPOSITORY / "pipelines" / "README.md").read_text()
 
-    for key in ("first", "rounds", "round", "then", "every", "from", "until", "settings", *SETTINGS):
+    for key in ("first", "rounds", "round", "then", "every", "from", "until", "settings", "log", *SETTINGS):
         assert re.search(rf"\b{key}\b", text), key

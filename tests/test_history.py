@@ -11,7 +11,7 @@ from click.testing import Result
 
 from iris_cli import invocation
 from iris_cli.errors import RunError
-from iris_cli.history import note_start, read_plan, starts
+from iris_cli.history import Note, read_plan, starts
 from iris_cli.machine import cores, machine, memory
 from iris_cli.pipeline import execute
 from iris_cli.plan import make_plan
@@ -31,7 +31,9 @@ then: [{evaluate: {episodes: 2}}]
 """
 
 
-def test_every_start_of_a_command_is_a_line_with_its_words_and_machine(command: Command, workplace: Path) -> None:
+def test_every_command_that_changes_a_run_is_a_line_with_its_words_and_machine(
+    command: Command, workplace: Path
+) -> None:
     words = [
         "train-tokenizer",
         "data/breakout.zarr",
@@ -67,12 +69,19 @@ def test_words_with_spaces_are_quoted_as_a_shell_wants_them() -> None:
 def test_looking_at_a_run_leaves_no_line(command: Command, workplace: Path) -> None:
     for words in (["watch", "runs/pong", "--once"], ["info", "runs/pong"], ["report", "runs/pong", "--no-pictures"]):
         assert command(*words).exit_code == 0
+    refused = command("train-dynamics", "data/empty.zarr", "--run", "runs/pong", "--log", "tensorboard")
+    assert refused.exit_code == 1
 
     assert starts(Path("runs/pong")) == []
+    assert not Path("runs/pong/tensorboard").exists()
 
 
 def test_in_a_python_program_there_is_no_command(tmp_path: Path) -> None:
-    note_start(tmp_path, torch.device("cpu"))
+    note = Note(tmp_path, torch.device("cpu"))
+    assert starts(tmp_path) == []  # nothing was done yet
+
+    note.saved(0)
+    note.saved(9)
 
     [start] = starts(tmp_path)
     assert start.command is None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from iris_cli.envs.spec import training_spec
 from iris_cli.render import write_media
 from iris_cli.stages.report import WriteReport, report
 
@@ -42,12 +43,20 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page(_furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(
+    _furnished: Path, _evaluated: tuple[dict[str, Any], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A report of two runs, with pictures, films, hostile words and a log."""
     place = tmp_path_factory.mktemp("browser") / "work"
     shutil.copytree(_furnished, place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
+        _, evaluation = _evaluated
+        game = training_spec("Pong")
+        evaluation = {**evaluation, "environment": game.name, "time": "2026-11-21T04:00:00+0000"}
+        evaluation["protocol"] = {**evaluation["protocol"], "environment": game.for_testing().to_mapping()}
+        (Path("runs/pong") / "reports").mkdir()
+        (Path("runs/pong") / "reports" / "evaluate-then.json").write_text(json.dumps(evaluation))
         return _written(Path("runs/pong"))
 
 
@@ -133,6 +142,21 @@ def test_charts_can_be_read_on_a_phone(browser: Any, page: Path) -> None:
 
     assert len(sizes) > 4
     assert min(sizes) >= SMALLEST
+
+
+def test_no_word_of_a_chart_is_cut_off(browser: Any, page: Path) -> None:
+    opened(browser, page, width=1200)
+
+    cut = browser.execute_script(
+        "return [...document.querySelectorAll('svg text')].filter(t => { const b = t.getBBox(), "
+        "v = t.ownerSVGElement.viewBox.baseVal; return b.x < -1 || b.x + b.width > v.width + 1 || b.y < -1 || "
+        "b.y + b.height > v.height + 1 }).map(t => t.textContent)"
+    )
+
+    assert cut == []
+    rows = browser.execute_script("return [...document.querySelectorAll('svg text.row')].map(t => t.textContent)")
+    assert "STORM" in rows
+    assert "pong" in rows
 
 
 def test_light_and_dark_have_ink_that_stands_out(browser: Any, page: Path) -> None:

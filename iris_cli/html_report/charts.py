@@ -12,6 +12,7 @@ from iris_cli.html_report.markup import Html, tag
 
 COLOURS = 8  # classes c0 to c7; lines beyond the eighth are dashed
 POINTS = 240  # most that a line is drawn with; more are averaged in groups
+LABEL = 18  # characters of a row's name
 DOTS = 40  # most points that get a dot with a value each
 
 
@@ -79,7 +80,7 @@ def line_chart(
     marks = [_level(place, name, level) for name, level in levels]
     drawn = [part for line in lines for part in _line(place, line)]
     return _chart(
-        title, width, height, *_axes(place, x_ticks, y_ticks, x_label), *marks, *drawn,
+        title, width, height, *_axes(place, x_ticks, y_ticks, x_label), *drawn, *marks,
         words=f"{title}. " + "; ".join(f"{line.label}: last {_number(line.y[-1])}" for line in lines if line.y),
     )  # fmt: skip
 
@@ -88,7 +89,7 @@ def interval_chart(
     rows: Sequence[Interval], *, title: str, levels: Sequence[tuple[str, float]] = (), width: int = 400
 ) -> Html:
     """A row for each value: a dot, and a line from low to high."""
-    left, top, step = 104, 34, 18
+    left, top, step = 14 + 7.5 * max(len(_short(row.label, LABEL)) for row in rows), 34, 18
     values = [v for row in rows for v in (row.value, row.low, row.high) if v is not None] + [v for _, v in levels]
     ticks = _ticks(min(values), max(values), 5)
     low, high = min(ticks[0], min(values)), max(ticks[-1], max(values))

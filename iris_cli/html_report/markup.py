@@ -8,7 +8,7 @@ from html import escape
 EMPTY = ("img", "meta", "rect", "line", "circle", "path", "polyline", "polygon")
 
 _IMPOSSIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\ud800-\udfff]")
-LONG = 40  # characters of a cell that is read as text
+LONG = 24  # characters of a cell that is read as text
 
 
 class Html(str):
@@ -51,17 +51,22 @@ def join(children: Iterable[Cell]) -> Html:
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
     """A table that scrolls by itself where the screen is narrow.
 
-    Cells behind the first are aligned as numbers, long ones as text.
+    Columns behind the first are aligned as numbers; those with a long cell as text, which wraps.
     """
+    wordy = {i for row in rows for i, one in enumerate(row) if i and _is_long(one)}
 
-    def cell(value: Cell) -> Html:
-        return tag("td", value, class_="left" if isinstance(value, str) and len(value) > LONG else None)
+    def cell(index: int, value: Cell, name: str) -> Html:
+        return tag(name, value, class_="words" if index in wordy else None)
 
-    head = tag("tr", *(tag("th", column) for column in columns)) if any(columns) else None
-    body = (tag("tr", *(tag("th", one) if i == 0 else cell(one) for i, one in enumerate(row))) for row in rows)
+    head = tag("tr", *(cell(i, column, "th") for i, column in enumerate(columns))) if any(columns) else None
+    body = (tag("tr", *(cell(i, one, "td" if i else "th") for i, one in enumerate(row))) for row in rows)
     return tag(
         "div", tag("table", tag("thead", head) if head else None, tag("tbody", *body)), class_="scroll", tabindex="0"
     )
+
+
+def _is_long(value: Cell) -> bool:
+    return isinstance(value, str) and not isinstance(value, Html) and len(value) > LONG
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -40,6 +40,7 @@ max-width:calc(var(--w)*1.35)}
 figcaption{font-size:13px;color:var(--soft);padding:0 4px 4px;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto}
 svg text{font:11.5px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;fill:var(--soft)}
+svg text.tick{paint-order:stroke;stroke:var(--card);stroke-width:3px}
 svg text.strong{fill:var(--ink);font-weight:600}
 .grid{stroke:var(--grid)}.level{stroke:var(--soft);stroke-dasharray:2 3}
 .line{fill:none;stroke:var(--l);stroke-width:1.8;stroke-linejoin:round}.faint{opacity:.45;stroke-width:1.2}
@@ -57,11 +58,11 @@ svg text.strong{fill:var(--ink);font-weight:600}
 table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:4px 12px 4px 0;border-bottom:1px solid var(--edge);white-space:nowrap;vertical-align:top}
 th{font-weight:500;color:var(--soft)}tbody th{color:var(--ink);font-weight:400}
-th:first-child,td.left{text-align:left}td.left{white-space:normal;min-width:24ch}
+th:first-child,.words{text-align:left}td.words{white-space:normal;min-width:27ch}
 .bar{fill:var(--accent);opacity:.8}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(400px,100%),1fr));gap:12px;align-items:start}
 .stack{display:grid;gap:12px;min-width:0}.pair .chart{max-width:none}
-.pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(118px,1fr));gap:8px}.pairs img{width:100%}
+.pairs{display:grid;grid-template-columns:repeat(auto-fill,minmax(max(22%,150px),1fr));gap:8px}.pairs img{width:100%}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;
 background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:10px 12px;overflow-x:auto;
 font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;max-width:100%}

@@ -42,18 +42,19 @@ class Feed:
     def __init__(
         self, directory: Path, name: str, origin: Origin, *, warn: Callable[[str], None], begin: Begin | None = None
     ) -> None:
-        self._directory, self._name, self._warn = directory, name, warn
+        self._directory, self._name, self._origin, self._warn = directory, name, origin, warn
         self._position = directory / name / "position.json"
         self._bytes, self._counters = _read_position(self._position)
-        self._position.parent.mkdir(parents=True, exist_ok=True)
+        self._logger: Logger | None = None  # begun when there is something to write
+        self._is_over = False
         try:
-            self._logger: Logger | None = (begin or _begin(name))(self._position.parent, origin)
+            self._begin = begin or import_module(f"iris_cli.loggers.{name}").begin
         except ImportError:
             raise IrisError(f"{name} is not installed", fix=f"Install it: pip install 'iris-wm[{name}]'") from None
 
     def saved(self, metrics_bytes: int) -> None:
         """Feed the lines up to that length of metrics.jsonl, which a checkpoint knows of."""
-        if self._logger is None or metrics_bytes == self._bytes:
+        if self._is_over or metrics_bytes == self._bytes:
             return
         if metrics_bytes < self._bytes:  # somebody went back to an older checkpoint
             self._warn(
@@ -66,24 +67,26 @@ class Feed:
         else:
             found = read_metrics(self._directory / "metrics.jsonl", self._bytes, metrics_bytes)
             try:
+                if self._logger is None:
+                    self._position.parent.mkdir(parents=True, exist_ok=True)
+                    self._logger = self._begin(self._position.parent, self._origin)
                 self._logger.write(list(records_of(found.lines, self._counters)))
             except Exception as error:  # whatever a foreign package raises must not end the training
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 self._warn(f"{self._name} failed ({reason}) and gets no more points; metrics.jsonl has them all")
-                self._logger = None
+                self._is_over = True
                 return
         self._bytes = metrics_bytes
         _write_position(self._position, self._bytes, self._counters)
 
     def close(self) -> None:
         """End the logger."""
-        logger, self._logger = self._logger, None
+        logger, self._logger, self._is_over = self._logger, None, True
         if logger is not None:
-            logger.close()
-
-
-def _begin(name: str) -> Begin:
-    return import_module(f"iris_cli.loggers.{name}").begin
+            try:
+                logger.close()
+            except Exception as error:  # as above
+                self._warn(f"{self._name} did not end well ({type(error).__name__}); metrics.jsonl has all points")
 
 
 def _read_position(path: Path) -> tuple[int, Counters]:

@@ -73,10 +73,10 @@ def _beside(game: str, found: Sequence[tuple[Subject, Evaluation]], *, alone: bo
     chart = interval_chart(rows, title=f"{game}: mean score and 95 % bootstrap interval", levels=levels)
     games = [
         histogram(
-            final.scores, title=f"{'' if alone else subject.name + ': '}scores of the {len(final.scores)} games of the "
-            "final evaluation", x_label="score",
+            final.scores, title=f"{'S' if alone else subject.name + ': s'}cores of the {len(final.scores)} games of "
+            "the final evaluation", x_label="score",
         )
-        for subject, final in found
+        for subject, final in (found if len(found) <= 2 else ())  # of many runs they would fill the page
     ]  # fmt: skip
     charts = tag("div", chart, tag("div", *games, class_="stack"), class_="pair")
     own = "Intervals of these runs are over the games of their final evaluation"
@@ -135,40 +135,43 @@ def curves(subjects: Sequence[Subject]) -> Html:
             parts.append(remark(f"{game}: there is no evaluation and no collected score to draw yet."))
             continue
         levels = [("random play", RANDOM_AND_HUMAN[game][0])] if game in RANDOM_AND_HUMAN else []
-        parts.append(
-            line_chart(
-                lines, title=f"{game}: mean score of evaluations (dots, ± one standard error) and of collected "
-                "episodes (thin)", x_label="environment steps", levels=levels, width=420, height=230, logarithmic=False,
+        size: dict[str, Any] = {"levels": levels, "width": 420, "height": 230, "logarithmic": False}
+        words = f"{game}: mean score of evaluations (dots, ± one standard error) and of collected episodes (thin)"
+        charts = [line_chart(lines, title=words, x_label="environment steps", **size)]
+        if timed := [line for index, subject in found for line in _evaluated(index, subject.facts, minutes=True)]:
+            charts.append(
+                line_chart(timed, title=f"{game}: mean score of evaluations", x_label="minutes of work", **size)
             )
-        )  # fmt: skip
+        parts.append(tag("div", *charts, class_="pair"))
         if any(subject.facts.card["environment"].get("life_loss_ends") for _, subject in found):
             parts.append(remark("Collected episodes end with a lost life, evaluations do not: their scores differ."))
     return join(parts)
 
 
 def _curve(index: int, facts: Facts) -> list[Line]:
-    lines = []
-    points = [point for point in facts.points if point.steps is not None]
-    if points:
-        errors = [point.standard_error for point in points]
-        ys = [point.score for point in points]
-        known = [error for error in errors if error is not None]
-        band = len(known) == len(points) > 1
-        lines.append(
-            Line(
-                label=f"{facts.path.name}, evaluation", x=[float(point.steps or 0) for point in points], y=ys,
-                low=[y - e for y, e in zip(ys, known, strict=True)] if band else None,
-                high=[y + e for y, e in zip(ys, known, strict=True)] if band else None, colour=index,
-            )
-        )  # fmt: skip
+    """Evaluations, and the scores of what was collected, by environment steps."""
+    lines = _evaluated(index, facts, minutes=False)
     collected = [numbers_of(line) for line in facts.stages if line["stage"] == "collect"]
-    known_scores = [
-        (f["steps_in_all"], f["mean_score"]) for f in collected if {"steps_in_all", "mean_score"} <= f.keys()
-    ]
-    if known_scores:
-        xs, scored = zip(*known_scores, strict=True)
+    known = [(f["steps_in_all"], f["mean_score"]) for f in collected if {"steps_in_all", "mean_score"} <= f.keys()]
+    if known:
+        xs, scored = zip(*known, strict=True)
         lines.append(Line(label=f"{facts.path.name}, collected", x=xs, y=scored, colour=index, faint=True))
     return lines
+
+
+def _evaluated(index: int, facts: Facts, *, minutes: bool) -> list[Line]:
+    """The evaluations with a band of one standard error, by minutes of work or environment steps."""
+    points = [point for point in facts.points if minutes or point.steps is not None]
+    if not points:
+        return []
+    xs = [point.minutes if minutes else float(point.steps or 0) for point in points]
+    ys = [point.score for point in points]
+    known = [point.standard_error for point in points if point.standard_error is not None]
+    low, high = None, None
+    if len(known) == len(points) > 1:
+        low = [y - error for y, error in zip(ys, known, strict=True)]
+        high = [y + error for y, error in zip(ys, known, strict=True)]
+    return [Line(label=f"{facts.path.name}, evaluation", x=xs, y=ys, low=low, high=high, colour=index)]
 
 
 def losses(subjects: Sequence[Subject]) -> Html:

@@ -38,7 +38,7 @@ def world_model(subject: Subject) -> Html:
     except (KeyError, TypeError, ValueError, AttributeError, IrisError) as error:
         return remark(f"{content['report']} is not as this version writes it ({error}).")
     *measured, advice = (tag("div", _section(section)) for section in sections)
-    return join([remark(words), advice, chart, tag("div", *measured, class_="pair")])
+    return join([remark(words), advice, chart, *measured])
 
 
 def _dream_chart(diagnosis: Diagnosis) -> Html | None:

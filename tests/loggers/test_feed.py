@@ -1,7 +1,10 @@
 """What loggers get: all that a checkpoint knows of, in order, and nothing twice, whatever was killed."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +66,6 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def attached(run: Run, kept: Kept, warn: Callable[[str], None] = lambda words: None) -> Kept:
     feed = Feed(run.directory, "kept", ORIGIN, warn=warn, begin=lambda directory, origin: kept)
     run.listeners.append(feed)
-    feed.saved(run.committed_metrics)
     return kept
 
 
@@ -112,9 +114,12 @@ def test_a_logger_that_comes_late_gets_everything(run: Run) -> None:
 
     again = Run.open(run.directory, device=torch.device("cpu"), training=True)
     kept = attached(again, Kept())
+    assert not (run.directory / "kept").exists()  # until something is saved
+    again.tell()
     again.close()
 
     assert steps_of(kept) == [50, 100]
+    assert kept.is_closed
 
 
 def test_a_logger_that_fails_is_said_once_and_training_goes_on(run: Run) -> None:
@@ -213,6 +218,34 @@ def test_tensorboard_holds_the_very_points_of_the_file_after_a_pipeline_and_a_se
     assert [step for step, _ in points["evaluate/mean_score"]] == [24]
 
 
+@pytest.mark.pipeline
+def test_tensorboard_has_nothing_twice_after_a_real_kill(tmp_path: Path, repository: Path) -> None:
+    """A training command is killed twice between checkpoints, and then ends: every point of the file, once."""
+    pytest.importorskip("tensorboard")
+    (tmp_path / "p.yaml").write_text(
+        "preset: tiny\ngame: toy_game:Toy\ndataset: d.zarr\nrun: runs/p\nlog: [tensorboard]\n"
+        "first: [{collect: {steps: 30}}, {train-tokenizer: {updates: 300}}]\n"
+    )
+    environment = {**os.environ, "IRIS_SAVE_SECONDS": "0.5", "PYTHONPATH": f"{repository}:{repository / 'tests'}"}
+    command, metrics = [sys.executable, "-m", "iris_cli", "run", "p.yaml"], tmp_path / "runs/p/metrics.jsonl"
+
+    for kill_after in (2, 4):  # lines
+        running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < kill_after:
+            assert running.poll() is None
+            time.sleep(0.02)
+        running.kill()
+        running.wait()
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    wanted = [line["update"] for line in lines if line["stage"] == "train-tokenizer" and "event" not in line]
+    points = scalars(tmp_path / "runs/p/tensorboard")
+    assert wanted[-1] == 300
+    assert sorted(set(wanted)) == wanted
+    assert [step for step, _ in points["train-tokenizer/gradient_norm"]] == [*wanted, 300]  # and its end
+
+
 def test_a_package_that_is_missing_is_one_line_and_leaves_no_run_behind(
     command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,9 +322,14 @@ def test_weights_and_biases_is_offline_unless_asked(tmp_path: Path, monkeypatch:
     monkeypatch.delitem(sys.modules, "iris_cli.loggers.wandb", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
 
-    Feed(tmp_path, "wandb", ORIGIN, warn=lambda words: None).close()
-    monkeypatch.setenv("WANDB_MODE", "online")
-    Feed(tmp_path, "wandb", ORIGIN, warn=lambda words: None).close()
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "x", "update": 1, "loss": 1}\n' * 2)
+    half = (tmp_path / "metrics.jsonl").stat().st_size // 2
+    for mode, end in (("", half), ("online", 2 * half)):
+        if mode:
+            monkeypatch.setenv("WANDB_MODE", mode)
+        feed = Feed(tmp_path, "wandb", ORIGIN, warn=lambda words: pytest.fail(words))
+        feed.saved(end)
+        feed.close()
     monkeypatch.delitem(sys.modules, "iris_cli.loggers.wandb")
 
     assert [facts["mode"] for what, facts in called.calls if what == "init"] == ["offline", "online"]
