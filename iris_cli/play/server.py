@@ -194,6 +194,7 @@ class _Server:
         finally:
             self.guests.discard(guest)
             await guest.leave("goodbye")
+            guest.dismiss()
         return channel
 
 
@@ -234,9 +235,14 @@ class _Guest:
             await asyncio.wait_for(self._channel.close(code=WSCloseCode.GOING_AWAY, message=why.encode()), 2.0)
         session, self._session = self._session, None
         if session is not None:
-            with suppress(IrisError):
+            try:
                 await self._work(session.close)
-            self._worker.shutdown(wait=False)
+            except IrisError as error:  # where play becomes data, its last steps
+                console.warn(str(error))
+
+    def dismiss(self) -> None:
+        """Let go of the session's thread, once nothing is left to do."""
+        self._worker.shutdown(wait=False)
 
     # -- hearing -----------------------------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ function drawPanels(moment) {
     }
     figure.querySelector("canvas").getContext("2d").putImageData(picture, 0, 0);
     figure.classList.toggle("lead", panel.label === moment.world);
-    figure.classList.toggle("ended", panel.end);
+    figure.classList.toggle("ended", panel.end && panel.label !== "dream"); // a dream goes on past its end
     badge.hidden = !panel.reward && !panel.end;
     badge.textContent = panel.reward ? (panel.reward > 0 ? "+" : "") + number(panel.reward) : "end";
     badge.className = "badge " + (panel.reward > 0 ? "gain" : panel.reward < 0 ? "loss" : "end");
