@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from iris_cli.errors import RunError
+from iris_cli.latest import first_line, older, read_state
 
 KEPT = 2  # newest checkpoints that stay on disk
 
@@ -51,7 +52,7 @@ def write_checkpoint(directory: Path, number: int, checkpoint: Checkpoint) -> Pa
         return _write(directory, number, checkpoint)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save's own errors are of the last kind
         raise RunError(
-            f"the checkpoint cannot be written ({_first_line(error)})", where=directory,
+            f"the checkpoint cannot be written ({first_line(error)})", where=directory,
             fix="The one before it stands; once there is room, the same command goes on from it.",
         ) from None  # fmt: skip
 
@@ -91,12 +92,12 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
     """
     try:
         weights = load_file(path / "weights.safetensors", device=str(device))
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_state(path)
         loaded = _read_tensors(path / "optimizers.pt") if optimizers else {}
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(
-            f"the checkpoint cannot be read ({_first_line(error)})", where=path,
-            fix=f"An older one may lie beside it; write its name into {path.parent / 'latest'}.",
+            f"the checkpoint cannot be read ({first_line(error)})", where=path,
+            fix=older(path),
         ) from None  # fmt: skip
     return Checkpoint(weights, loaded, state)
 
@@ -120,10 +121,6 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds something else")
     return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _flush(path: Path) -> None:

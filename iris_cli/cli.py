@@ -8,17 +8,44 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
+from click.shell_completion import CompletionItem, get_completion_class
 
 from iris_cli.version import VERSION
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+
+
+class Known(click.Path):
+    """A path that a shell completes to those that fit some patterns: runs or datasets under the current directory."""
+
+    def __init__(self, *patterns: str) -> None:
+        super().__init__(path_type=Path)
+        self._patterns = patterns
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        found = sorted(str(path.parent) for pattern in self._patterns for path in Path().glob(pattern))
+        fitting = [CompletionItem(name) for name in found if name.startswith(incomplete)]
+        return fitting or super().shell_complete(ctx, param, incomplete)
+
+
+RUN = Known("runs/*/run.yaml")
+DATASET = Known("data/*.zarr/zarr.json")
+EITHER = Known("runs/*/run.yaml", "data/*.zarr/zarr.json")
 POSITIVE = click.IntRange(min=1)
 SEED = click.IntRange(min=0)
 
 
 class Group(click.Group):
     """Turns the library's errors into one line and exit code 1, and Ctrl-C into a clean stop with exit code 130."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from iris_cli import invocation
+
+        if not ctx.resilient_parsing:
+            invocation.note(args)
+            ctx.call_on_close(lambda: invocation.note(None))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         from iris_cli import console, interrupts
@@ -68,7 +95,7 @@ def main() -> None:
     # What torch.compile made lies where a restart of the machine leaves it.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "inductor"))
     try:
-        cli()
+        cli(prog_name="iris")  # which completion goes by, too
     except SystemExit as leaving:
         if leaving.code == 130:  # else Python may end itself by SIGINT, for a KeyboardInterrupt caught long before
             from iris_cli import console
@@ -84,7 +111,12 @@ def device_option(command: F) -> F:
 
 def run_option(command: F) -> F:
     """--run, for whatever works on a run."""
-    return click.option("--run", type=PATH, help="Run directory.  [default: the newest]")(command)
+    return click.option("--run", type=RUN, help="Run directory.  [default: the newest]")(command)
+
+
+def trust_option(command: F) -> F:
+    """--trust-env, for whatever plays the environment that a run names."""
+    return click.option("--trust-env", is_flag=True, help="Run the module of a run's own module:Class game.")(command)
 
 
 def set_option(command: F) -> F:
@@ -113,6 +145,14 @@ def profile_option(command: F) -> F:
     return cast(F, option(perhaps_profiled))
 
 
+def log_option(command: F) -> F:
+    """--log, for whatever writes metrics."""
+    return click.option(
+        "--log", multiple=True, metavar="LOGGER",
+        help="Also draw the metrics with tensorboard, wandb or trackio; may be repeated.",
+    )(command)  # fmt: skip
+
+
 def updates_option(command: F) -> F:
     """--updates, of the training stages."""
     return click.option(
@@ -128,10 +168,10 @@ def training_options(command: F) -> F:
             "--preset", help="Of a new run: published, small, tiny (delta-iris: crafter).  [default: published]"
         ),
         click.option("--agent", help="Of a new run: iris, delta-iris or twm.  [default: iris]"),
-        click.option("--run", type=PATH, help="Run directory.  [default: runs/ and the dataset's name]"),
+        click.option("--run", type=RUN, help="Run directory.  [default: runs/ and the dataset's name]"),
     ):
         command = option(command)
-    return device_option(set_option(profile_option(command)))
+    return device_option(log_option(set_option(profile_option(command))))
 
 
 @cli.command()
@@ -139,30 +179,49 @@ def training_options(command: F) -> F:
 @click.option("--steps", type=POSITIVE, default=10_000, show_default=True, help="Environment steps to add.")
 @click.option("--out", type=PATH, help="Dataset.  [default: data/ and the game's name, or the run's]")
 @click.option("--agent", help="Who shall see the frames: twm sees stacks of grey ones.  [default: iris, or the run's]")
-@click.option("--run", type=PATH, help="Play with this run's policy instead of at random.")
+@click.option("--run", type=RUN, help="Play with this run's policy instead of at random.")
 @click.option("--num-envs", type=POSITIVE, default=1, show_default=True, help="Environments, each in its own process.")
 @click.option("--epsilon", type=float, default=0.01, show_default=True, help="Chance of a random action, with --run.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy, with --run.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and random actions; a run has its own.")
+@click.option("--human", is_flag=True, help="You play, at a page of this machine; with --run, its agent may take over.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Of the page, with --human."
+)
+@trust_option
 @device_option
 @profile_option
 def collect(
-    env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, **settings: Any
-) -> None:
+    env: str | None, out: Path | None, agent: str | None, run: Path | None, seed: int, device: str, human: bool,
+    port: int, trust_env: bool, **settings: Any,
+) -> None:  # fmt: skip
     """Play real episodes and append them to a dataset.
 
     \b
     Example: iris collect --env Pong
              iris collect --env Pong --run runs/pong --steps 2000
              iris collect --env Pong --agent twm --out data/pong-twm.zarr
+             iris collect --env Pong --human
     """
     from iris_cli import console
     from iris_cli.open_run import alone, environment_named, open_for_collecting
     from iris_cli.stages import collect as stage
 
     wanted = stage.Collect(**settings)
-    if run is not None:
-        opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device)
+    if human:
+        from iris_cli.stages import play
+
+        if wanted.num_envs > 1:
+            raise click.UsageError("A person plays one game at a time: leave --num-envs away.")
+        by_hand = play.Human(steps=wanted.steps, port=port, temperature=wanted.temperature, seed=seed)
+        if run is not None:
+            opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device, trust_env=trust_env)
+            report = alone(play.collect_by_hand_with, opened, by_hand)
+        else:
+            environment = environment_named(env, agent or "iris")
+            report = play.collect_by_hand(out or Path("data") / f"{environment.stem}.zarr", environment, by_hand)
+    elif run is not None:
+        opened = open_for_collecting(run, env=env, agent=agent, dataset=out, device=device, trust_env=trust_env)
         report = alone(stage.collect_alone, opened, wanted)
     else:
         environment = environment_named(env, agent or "iris")
@@ -172,7 +231,7 @@ def collect(
 
 
 @cli.command("train-tokenizer")
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @updates_option
 @training_options
 def train_tokenizer(dataset: Path, updates: int | None, **run: Any) -> None:
@@ -191,7 +250,7 @@ def train_tokenizer(dataset: Path, updates: int | None, **run: Any) -> None:
 
 
 @cli.command()
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @training_options
 def tokenize(dataset: Path, **run: Any) -> None:
     """Turn every frame of DATASET into tokens once, and store them for the later stages.
@@ -208,7 +267,7 @@ def tokenize(dataset: Path, **run: Any) -> None:
 
 
 @cli.command("train-dynamics")
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @updates_option
 @training_options
 def train_dynamics(dataset: Path, updates: int | None, **run: Any) -> None:
@@ -226,7 +285,7 @@ def train_dynamics(dataset: Path, updates: int | None, **run: Any) -> None:
 
 
 @cli.command("train-actor-critic")
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @updates_option
 @training_options
 def train_actor_critic(dataset: Path, updates: int | None, **run: Any) -> None:
@@ -244,7 +303,7 @@ def train_actor_critic(dataset: Path, updates: int | None, **run: Any) -> None:
 
 
 @cli.command("train-agent")
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @updates_option
 @training_options
 def train_agent(dataset: Path, updates: int | None, **run: Any) -> None:
@@ -269,9 +328,10 @@ def train_agent(dataset: Path, updates: int | None, **run: Any) -> None:
 @click.option("--max-steps", type=POSITIVE, help="Cut episodes, for a quick look.  [default: the published 27,000]")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and policy draws.")
 @run_option
+@trust_option
 @device_option
 @profile_option
-def evaluate(run: Path | None, device: str, **settings: Any) -> None:
+def evaluate(run: Path | None, device: str, trust_env: bool, **settings: Any) -> None:
     """Play whole games by the published protocol and write a report of every score.
 
     \b
@@ -283,20 +343,21 @@ def evaluate(run: Path | None, device: str, **settings: Any) -> None:
     from iris_cli.stages.evaluate import Evaluate
     from iris_cli.stages.evaluate import evaluate as stage
 
-    console.show(stage(open_existing(run, device=device), Evaluate(**settings)))
+    console.show(stage(open_existing(run, device=device, trust_env=trust_env), Evaluate(**settings)))
 
 
 @cli.command()
 @click.option("--steps", type=POSITIVE, default=2000, show_default=True, help="Steps to play at most.")
 @click.option("--episodes", type=POSITIVE, help="Episodes to play at most.  [default: as many as the steps hold]")
 @click.option("--horizon", type=POSITIVE, default=20, show_default=True, help="Steps of each dream.")
-@click.option("--dataset", type=PATH, help="Measure on its first steps instead of on fresh games.")
+@click.option("--dataset", type=DATASET, help="Measure on its first steps instead of on fresh games.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games, actions and dreams.")
 @click.option("--json", "as_json", is_flag=True, help="The whole report, for other programs.")
 @run_option
+@trust_option
 @device_option
 @profile_option
-def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> None:
+def diagnose(run: Path | None, device: str, as_json: bool, trust_env: bool, **settings: Any) -> None:
     """Measure each part of the world model on games it never saw, and say which one fails.
 
     \b
@@ -310,7 +371,7 @@ def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> N
     from iris_cli.stages.diagnose import diagnose as stage
 
     with console.standard_output_for_programs(as_json):
-        report = stage(open_existing(run, device=device), Diagnose(**settings))
+        report = stage(open_existing(run, device=device, trust_env=trust_env), Diagnose(**settings))
     if as_json:
         console.document(report.files["report"])
     else:
@@ -329,9 +390,10 @@ def diagnose(run: Path | None, device: str, as_json: bool, **settings: Any) -> N
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the starts and of all draws.")
 @run_option
+@trust_option
 @device_option
 @profile_option
-def imagine(run: Path | None, device: str, **settings: Any) -> None:
+def imagine(run: Path | None, device: str, trust_env: bool, **settings: Any) -> None:
     """Film dreams beside the real game: real | reconstruction | imagined, under the same actions.
 
     \b
@@ -344,7 +406,46 @@ def imagine(run: Path | None, device: str, **settings: Any) -> None:
     from iris_cli.stages.imagine import imagine as stage
 
     wanted = Imagine(**settings)
-    console.show(stage(open_existing(run, device=device), wanted))
+    console.show(stage(open_existing(run, device=device, trust_env=trust_env), wanted))
+
+
+@cli.command()
+@click.argument("run", type=PATH, required=False)
+@click.option("--env", help="Play this real game, without a run.")
+@click.option(
+    "--world", type=click.Choice(["auto", "real", "dream"]), default="auto", show_default=True,
+    help="Where to begin; auto dreams where there is a trained world model.",
+)  # fmt: skip
+@click.option("--script", type=PATH, help="Play these keys instead of a person's, a line per press: up+fire 10.")
+@click.option("--render", type=PATH, help="The film of the script: .mp4, .gif or .png strip.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where the page listens.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option("--fps", type=click.IntRange(1, 60), default=15, show_default=True, help="Steps a second.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the agent, where it acts.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of games, dreams and the agent's actions.")
+@device_option
+def play(run: Path | None, env: str | None, device: str, **settings: Any) -> None:
+    """Play the real game or inside the world model of RUN (the newest), at a page of this machine or by a script.
+
+    \b
+    Example: iris play
+             iris play runs/pong --world real
+             iris play --env Breakout
+             iris play runs/pong --script keys.txt --render out.mp4
+    """
+    from iris_cli import console
+    from iris_cli.open_run import environment_named, open_existing
+    from iris_cli.stages.play import Play
+    from iris_cli.stages.play import play as stage
+
+    wanted = Play(**settings)
+    if env is not None and run is not None:
+        raise click.UsageError("Name a run or --env, not both.")
+    opened = None if env is not None else open_existing(run, device=device)
+    environment = environment_named(env, "iris") if opened is None else opened.environment
+    report = stage(opened, environment.for_testing(), wanted)
+    if report is not None:
+        console.show(report)
 
 
 @cli.command()
@@ -354,6 +455,7 @@ def imagine(run: Path | None, device: str, **settings: Any) -> None:
 @click.option("--agent", help="In place of the file's.")
 @click.option("--preset", help="In place of the file's.")
 @set_option
+@log_option
 @click.option("--dry-run", is_flag=True, help="Print the plan, and do nothing.")
 @device_option
 @profile_option
@@ -376,7 +478,7 @@ def run(file: Path, device: str, dry_run: bool, assignments: tuple[str, ...], **
 
 
 @cli.command()
-@click.argument("runs", type=PATH, nargs=-1)
+@click.argument("runs", type=RUN, nargs=-1)
 @click.option("--against", metavar="METHOD", help="For the probability of improvement.  [default: IRIS]")
 @click.option("--profile", type=PATH, help="Draw performance profiles here: .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
@@ -399,7 +501,7 @@ def scores(runs: tuple[Path, ...], as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.argument("runs", type=RUN, nargs=-1, required=True)
 @click.option("--out", type=PATH, default=Path("curve.png"), show_default=True, help="Picture: .png, .svg or .pdf.")
 @click.option("--x", type=click.Choice(["steps", "minutes"]), default="steps", show_default=True, help="Axis.")
 @click.option("--random", type=float, help="Score of random play to mark.  [default: the published one]")
@@ -418,7 +520,28 @@ def curve(runs: tuple[Path, ...], **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("path", type=PATH)
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, default=Path("attention.png"), show_default=True, help="Picture: .png, .svg or .pdf.")
+@click.option("--predictions", type=POSITIVE, default=500, show_default=True, help="How many to look into at most.")
+@click.option("--dataset", type=PATH, help="To predict on its first 5,000 steps.  [default: the run's]")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of which predictions.")
+@device_option
+def attention(run: Path, out: Path, device: str, **settings: Any) -> None:
+    """Draw what the dynamics of RUN looks at: frames or latents, actions and rewards, by how long ago.
+
+    \b
+    Example: iris attention runs/pong-twm --out attention.png
+    """
+    from iris_cli import console
+    from iris_cli.open_run import open_existing
+    from iris_cli.stages.attention import AttentionMap
+    from iris_cli.stages.attention import attention as stage
+
+    console.show(stage(open_existing(run, device=device), AttentionMap(**settings), out))
+
+
+@cli.command()
+@click.argument("path", type=EITHER)
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 def info(path: Path, as_json: bool) -> None:
     """Say what is in a dataset or a run.
@@ -433,11 +556,133 @@ def info(path: Path, as_json: bool) -> None:
     console.facts(str(path), facts(path), as_json=as_json)
 
 
+@cli.command("import")
+@click.argument("source")
+@click.option("--out", type=PATH, help="Dataset to make.  [default: data/ and the source's name]")
+@click.option("--csv", type=PATH, help="The actions of a film.  [default: the film's name with .csv]")
+@click.option("--actions", help="How many actions there are, or their names: NOOP,LEFT.  [default: the largest]")
+@click.option("--env", help="The game that was recorded, if it can be played.  [default: there is none]")
+@click.option("--licence", default="unknown", show_default=True, help="Of the data; it is kept with them.")
+def import_(source: str, **settings: Any) -> None:
+    """Make a dataset of others' frames and actions: SOURCE is .npz, .mp4 with a .csv, a Minari folder or minari:ID.
+
+    \b
+    Example: iris import play.mp4
+             iris import frames.npz --actions NOOP,LEFT,RIGHT --out data/mine.zarr
+             iris import minari:atari/pong/expert-v0
+    """
+    from iris_cli import console
+    from iris_cli.stages.import_data import Import, import_data
+
+    console.show(import_data(source, Import(**settings)))
+
+
+@cli.command("export")
+@click.argument("dataset", type=PATH)
+@click.option("--to", type=click.Choice(["minari", "mp4"]), default="minari", show_default=True, help="What to write.")
+@click.option("--out", type=PATH, help="Where.  [default: beside the dataset, NAME-v0 or NAME.mp4]")
+@click.option("--fps", type=float, default=15.0, show_default=True, help="Frames per second of a film.")
+@click.option("--lossless", is_flag=True, help="Keep every pixel of a film; few players show such.")
+def export(dataset: Path, **settings: Any) -> None:
+    """Write DATASET as a Minari dataset, or as a film with a CSV of its actions that can be imported again.
+
+    \b
+    Example: iris export data/pong.zarr --to minari
+             iris export data/pong.zarr --to mp4 --out pong.mp4
+    """
+    from iris_cli import console
+    from iris_cli.stages.export_data import Export, export_data
+
+    console.show(export_data(dataset, Export(**settings)))
+
+
+@cli.command()
+@click.argument("runs", type=RUN, nargs=-1)
+@click.option("--out", type=PATH, help="The page.  [default: report.html in the run; of several runs, here]")
+@click.option("--pictures/--no-pictures", default=True, help="Load the agents for what they see and dream, or not.")
+def report(runs: tuple[Path, ...], **settings: Any) -> None:
+    """Write one HTML file about RUNS (the newest one if none is named): scores, curves, losses, dreams, settings.
+
+    \b
+    Example: iris report runs/pong
+             iris report runs/* --out compared.html
+    """
+    from iris_cli import console
+    from iris_cli.card import newest_run
+    from iris_cli.stages.report import WriteReport
+    from iris_cli.stages.report import report as stage
+
+    console.show(stage(runs or (newest_run(),), WriteReport(**settings)))
+
+
+@cli.command()
+@click.argument("run", type=RUN, required=False)
+@click.option("--once", is_flag=True, help="Print how it stands, and end.")
+def watch(run: Path | None, once: bool) -> None:
+    """Follow a RUN (the newest one if none is named) in the terminal until it ends or Ctrl-C; it does not notice.
+
+    \b
+    Example: iris watch
+             iris watch runs/pong --once
+    """
+    from iris_cli import console, interrupts
+    from iris_cli.card import newest_run
+    from iris_cli.stages.watch import Watcher
+
+    watcher = Watcher(run or newest_run())
+    if once:
+        console.show(watcher.look()[0])
+    else:
+        console.follow(watcher.look, stop=interrupts.requested)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For other programs.")
+@device_option
+def doctor(as_json: bool, device: str) -> None:
+    """Try on this machine all that a run needs, and say what to do where something is wrong; exit code 1 if it is.
+
+    \b
+    Example: iris doctor
+             iris doctor --device cpu --json
+    """
+    from iris_cli import console
+    from iris_cli.stages.doctor import doctor as stage
+    from iris_cli.stages.doctor import facts_of, report_of
+
+    checks = stage(device=device)
+    facts = facts_of(checks)
+    if as_json:
+        console.facts("doctor", facts, as_json=True)
+    else:
+        console.show(report_of(checks))
+    if not facts["healthy"]:
+        click.get_current_context().exit(1)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands, options, runs and datasets.
+
+    \b
+    Example: iris completion bash
+    bash:  echo 'eval "$(iris completion bash)"' >> ~/.bashrc
+    zsh:   echo 'eval "$(iris completion zsh)"' >> ~/.zshrc
+    fish:  iris completion fish > ~/.config/fish/completions/iris.fish
+    """
+    from iris_cli import console
+
+    found = get_completion_class(shell)
+    assert found is not None
+    console.text(found(cli, {}, "iris", "_IRIS_COMPLETE").source())
+
+
 @cli.command("import-checkpoint")
 @click.argument("file", type=PATH)
 @click.option("--env", required=True, help="The game it was trained on.")
-@click.option("--run", type=PATH, help="Run to make.  [default: runs/ and the game's name]")
-@click.option("--dataset", type=PATH, help="For further training.  [default: data/ and the game's name]")
+@click.option("--run", type=RUN, help="Run to make.  [default: runs/ and the game's name]")
+@click.option("--dataset", type=DATASET, help="For further training.  [default: data/ and the game's name]")
 @set_option
 @device_option
 def import_checkpoint(file: Path, env: str, **options: Any) -> None:
@@ -466,6 +711,43 @@ def export_checkpoint(file: Path, run: Path | None) -> None:
     from iris_cli.stages.exchange import export_checkpoint as stage
 
     console.show(stage(open_existing(run, device="cpu"), file))
+
+
+@cli.command()
+@click.argument("run", type=PATH)
+@click.argument("repository", required=False)
+@click.option("--to", type=PATH, help="Make this folder instead: no hub, no network.")
+@click.option("--licence", default="unknown", show_default=True, help="Of the weights, such as mit or cc-by-4.0.")
+@click.option("--private", is_flag=True, help="Of a repository that is made.")
+def push(run: Path, **settings: Any) -> None:
+    """Share RUN in REPOSITORY (OWNER/NAME) on the Hugging Face hub, or as a folder: weights, settings, model card.
+
+    \b
+    Example: iris push runs/pong OWNER/pong-iris --licence mit
+             iris push runs/pong --to pong-iris
+    """
+    from iris_cli import console
+    from iris_cli.open_run import open_existing
+    from iris_cli.stages.share import Push
+    from iris_cli.stages.share import push as stage
+
+    console.show(stage(open_existing(run, device="cpu"), Push(**settings)))
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--out", type=PATH, help="Run to make.  [default: runs/ and the source's name]")
+def pull(source: str, out: Path | None) -> None:
+    """Make a run of a shared one: SOURCE is OWNER/NAME on the Hugging Face hub, or a folder that push wrote.
+
+    \b
+    Example: iris pull OWNER/pong-iris
+             iris pull pong-iris --out runs/theirs
+    """
+    from iris_cli import console
+    from iris_cli.stages.share import pull as stage
+
+    console.show(stage(source, out=out))
 
 
 @cli.command()

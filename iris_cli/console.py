@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from iris_cli.report import Report
 
@@ -85,17 +87,60 @@ def document(path: Path) -> None:
     sys.stdout.write(path.read_text(encoding="utf-8"))
 
 
+def text(content: str) -> None:
+    """Text as it is, for other programs."""
+    sys.stdout.write(content)
+
+
 def grid(title: str, columns: list[str], rows: list[list[object]]) -> None:
     """A table with a header; without columns only its title."""
+    _out.print(_drawn(title, columns, rows))
+
+
+def _drawn(title: str, columns: list[str], rows: list[list[object]]) -> Table | str:
     if not columns:
-        _out.print(escape(title))
-        return
-    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        return escape(title)
+    drawn = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, show_header=any(columns))
     for index, column in enumerate(columns):
         drawn.add_column(column, style="cyan" if index == 0 else None)
     for row in rows:
         drawn.add_row(*(escape(number(_plain(value))) for value in row))
-    _out.print(drawn)
+    return drawn
+
+
+def follow(look: Callable[[], tuple[Report, bool]], *, stop: Callable[[], bool], seconds: float = 1.0) -> None:
+    """Show a report that changes, until it is the last one or a stop is asked for.
+
+    Args:
+        look: the report as it is now, and whether it is the last one.
+        stop: looked at several times a second.
+        seconds: between two looks; at least 15 where the output is no terminal and each report is printed anew.
+    """
+    report, over = look()
+    if not _out.is_terminal:
+        show(report)
+        while not over and not _waited(max(seconds, PLAIN_SECONDS), stop):
+            report, over = look()
+            show(report)
+        return
+    with Live(_picture(report), console=_out, auto_refresh=False) as live:
+        while not over and not _waited(seconds, stop):
+            report, over = look()
+            live.update(_picture(report), refresh=True)
+
+
+def _picture(report: Report) -> Group:
+    """The tables of a report, one below the other."""
+    parts = [_drawn(s.title, list(s.columns), [list(row) for row in s.rows]) for s in report.sections]
+    return Group(*(line for part in parts for line in (part, Text())))
+
+
+def _waited(seconds: float, stop: Callable[[], bool]) -> bool:
+    """Wait; whether a stop was asked for meanwhile."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not stop():
+        time.sleep(0.1)
+    return stop()
 
 
 @contextmanager
@@ -117,6 +162,12 @@ def number(value: float | int | str) -> str:
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
         return f"{value:.3g}"
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def bar(share: float, *, width: int = 24) -> str:
+    """`━━━━━━────── 50 %`, for a share in [0, 1]."""
+    filled = round(min(max(share, 0.0), 1.0) * width)
+    return f"{'━' * filled}{'─' * (width - filled)} {share:.0%}".replace("%", " %")
 
 
 def duration(seconds: float) -> str:

@@ -7,9 +7,10 @@
     ├── RunError           a run directory or its checkpoints
     ├── CheckpointError    a file of weights from elsewhere
     ├── TrainingError      numbers that went wrong while learning
+    ├── PlayError          what a person at the page asked for and cannot have
     └── ShapeError         arguments of the Python surface
 
-`cli.py` turns them into one line and exit code 1; nothing else catches them.
+`cli.py` turns them into one line and exit code 1, and the page of `iris play` shows them; nothing else catches them.
 """
 
 from pathlib import Path
@@ -56,6 +57,10 @@ class CheckpointError(IrisError):
 
 class TrainingError(IrisError):
     """A loss or gradient is not finite."""
+
+
+class PlayError(IrisError):
+    """What a person at the page asked for cannot be done."""
 
 
 class ShapeError(IrisError, ValueError):

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,6 +40,8 @@ class Evaluation:
     cut: int  # episodes that a limit of steps ended, whose scores are not whole
     fingerprint: str  # of the weights
     time: datetime
+    protocol: Mapping[str, Any]  # as the report has it
+    device: str | None  # that the agent was on; None: not recorded
     departures: tuple[str, ...]  # from the published protocol, in words
     achievement_score: float | None  # in percent, of these episodes; None in games without achievements
 
@@ -63,7 +65,11 @@ def final_evaluation(run: Path) -> Evaluation | None:
     Raises:
         RunError: as `evaluations`.
     """
-    reports = evaluations(run)
+    return final_of(evaluations(run))
+
+
+def final_of(reports: Sequence[Evaluation]) -> Evaluation | None:
+    """As `final_evaluation`, of what `evaluations` returned."""
     newest = [report for report in reports if report.fingerprint == reports[-1].fingerprint]
     whole = [report for report in newest if not report.departures]
     return (whole or newest)[-1] if newest else None
@@ -79,6 +85,7 @@ def _read(path: Path, run: Path, card: Mapping[str, Any]) -> Evaluation:
             standard_error=float(content["standard_error"]), updates=sum(content["updates"].values()),
             checkpoint=content["checkpoint"], steps=content.get("collected_steps"), imported="imported" in card,
             cut=content["cut"], fingerprint=content["fingerprint"], time=datetime.strptime(content["time"], TIME),
+            protocol=content["protocol"], device=content.get("device"),
             departures=tuple(_departures(content, len(scores))),
             achievement_score=content["achievements"]["score"] if "achievements" in content else None,
         )  # fmt: skip

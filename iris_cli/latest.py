@@ -1,6 +1,8 @@
-"""Which checkpoint of a run is in force. Apart from reading and writing them, so that `iris info` needs no torch."""
+"""Which checkpoint of a run is in force, and its state. Apart from the tensors, so that `iris info` needs no torch."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from iris_cli.errors import RunError
 
@@ -20,3 +22,25 @@ def latest_checkpoint(directory: Path) -> Path | None:
             "the latest checkpoint is not whole", where=path, fix=f"Write the name of an older one into {pointer}."
         )
     return path
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint alone, as in `Checkpoint`.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    try:
+        return json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"the checkpoint cannot be read ({first_line(error)})", where=path, fix=older(path)) from None
+
+
+def older(path: Path) -> str:
+    """What to do where this checkpoint is damaged."""
+    return f"An older one may lie beside it; write its name into {path.parent / 'latest'}."
+
+
+def first_line(error: Exception) -> str:
+    """Of what went wrong."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -13,6 +13,9 @@ from iris_cli.device import choose_device
 from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, DatasetError, IrisError, RunError
+from iris_cli.history import note_start
+from iris_cli.loggers.feed import Feed, check_names
+from iris_cli.loggers.records import Origin
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
@@ -30,6 +33,7 @@ def open_for_training(
     seed: int | None = None,
     device: str = "auto",
     assignments: tuple[str, ...] = (),
+    log: tuple[str, ...] = (),
 ) -> Run:
     """The run that learns from a dataset: `runs/STEM` unless named.
 
@@ -40,10 +44,12 @@ def open_for_training(
         agent, preset, seed: of a new run; for one that is there they must agree.
         device: where it computes.
         assignments: settings from --set.
+        log: names of loggers to draw its metrics with.
 
     Raises:
         IrisError: if the dataset is not one, there is no run, or a setting does not fit the one that is there.
     """
+    check_names(log, where="--log")
     with Dataset.open(dataset) as stored:
         environment, num_actions = EnvSpec.from_mapping(stored.environment), stored.num_actions
     directory, changes = run or Path("runs") / dataset.stem, parse_assignments(assignments)
@@ -61,7 +67,7 @@ def open_for_training(
             seed=seed or 0, device=chosen,
         )  # fmt: skip
         console.say(f"New run {directory}: {name}, preset {config.preset}, seed {made.seed}, on {made.device}.")
-        return made
+        return begun(made, log)
     opened = Run.open(directory, device=chosen, training=True)
     with closing_on_error(opened):
         for key, given, there in (
@@ -79,21 +85,54 @@ def open_for_training(
         opened.dataset_path = dataset
         for sentence in opened.change(changes, where=lambda *keys: "--set " + ".".join(keys)):
             console.say(f"Changed {sentence}.")
-    return opened
+    return begun(opened, log)
 
 
-def open_existing(run: Path | None, *, device: str = "auto", training: bool = False) -> Run:
-    """The named run, or the newest one, which is then printed."""
+def logged(run: Run, log: tuple[str, ...]) -> Run:
+    """The run, with loggers attached that know all that it ever logged.
+
+    Raises:
+        IrisError: if a logger's package is not installed; the run is then closed, and gone if it is new.
+    """
+    origin = Origin(name=run.directory.name, id=run.card["id"], settings=run.card["config"])
+    try:
+        for name in dict.fromkeys(log):
+            feed = Feed(run.directory, name, origin, warn=console.warn)
+            run.listeners.append(feed)
+            feed.saved(run.committed_metrics)
+    except BaseException:
+        run.withdraw()
+        run.close()
+        raise
+    return run
+
+
+def begun(run: Run, log: tuple[str, ...] = ()) -> Run:
+    """The run, with loggers attached, and this start of a command in its history.
+
+    Raises:
+        IrisError: as `logged`.
+    """
+    logged(run, log)
+    note_start(run.directory, run.device)
+    return run
+
+
+def open_existing(run: Path | None, *, device: str = "auto", training: bool = False, trust_env: bool = False) -> Run:
+    """The named run, or the newest one, which is then printed; `trust_env`: its environment may import its module."""
     if run is None:
         run = newest_run()
         console.say(f"Run: {run} (the newest; --run names another)")
-    return Run.open(run, device=choose_device(device), training=training)
+    opened = Run.open(run, device=choose_device(device), training=training)
+    if trust_env:
+        opened.environment = opened.environment.as_trusted()
+    return opened
 
 
 def open_for_collecting(
-    run: Path, *, env: str | None, agent: str | None = None, dataset: Path | None, device: str
+    run: Path, *, env: str | None, agent: str | None = None, dataset: Path | None, device: str, trust_env: bool = False
 ) -> Run:
-    """A run whose policy is to play its own environment.
+    """A run whose policy is to play its own environment, whose module may be imported if it is named or trusted.
 
     Raises:
         RunError: if it learned another one, or is of another agent.
@@ -104,8 +143,10 @@ def open_for_collecting(
             raise RunError(f"the run has agent {opened.agent_name}, not {agent}", where=run, fix="Leave --agent away.")
         if env is not None and environment_for(opened.agent_name, env) != opened.environment:
             raise RunError(f"the run plays {opened.environment.name}, not {env}", where=run, fix="Leave --env away.")
+        if env is not None or trust_env:
+            opened.environment = opened.environment.as_trusted()
     opened.dataset_path = dataset or opened.dataset_path
-    return opened
+    return begun(opened)
 
 
 @contextmanager

@@ -13,10 +13,13 @@ from iris_cli.config import to_mapping
 from iris_cli.device import choose_device
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import Interrupted, IrisError, RunError
-from iris_cli.plan import Plan, Planned
+from iris_cli.history import note_start, write_plan
+from iris_cli.latest import latest_checkpoint, read_state
+from iris_cli.open_run import logged
+from iris_cli.plan import Plan, Planned, check_order
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
-from iris_cli.run import Run
+from iris_cli.run import COMPONENTS, Run
 from iris_cli.stages.collect import collect
 from iris_cli.stages.diagnose import diagnose
 from iris_cli.stages.evaluate import evaluate
@@ -27,9 +30,17 @@ from iris_cli.stages.train_agent import train_agent
 from iris_cli.stages.train_dynamics import train_dynamics
 from iris_cli.stages.train_tokenizer import announce_loss, train_tokenizer
 
+# Defaults of an evaluation that have changed since a cursor was a digest of all settings; ... is one not yet there.
+_EVALUATIONS_THEN: tuple[dict[str, Any], ...] = ({}, {"temperature": 0.5}, {"temperature": 0.5, "measured_steps": ...})
+
 
 def show_plan(plan: Plan) -> None:
-    """Print what a plan will do."""
+    """Print what a plan will do.
+
+    Raises:
+        ConfigError: if a stage of it will lack what it needs.
+    """
+    _check_order(plan)
     console.table(
         f"{plan.source}",
         {
@@ -59,10 +70,12 @@ def execute(plan: Plan, *, device: str = "auto") -> Report:
     """Carry out a plan, from the start or from where its run stands.
 
     Raises:
+        ConfigError: if a stage of it will lack what it needs; then nothing is done.
         RunError: if the run has done something that is not in the plan.
         Interrupted: after Ctrl-C, with the work saved.
     """
-    with closing(_open(plan, device)) as run:
+    _check_order(plan)
+    with closing(logged(_open(plan, device), plan.log)) as run:
         try:
             return _execute(plan, run)
         except IrisError:
@@ -75,16 +88,18 @@ def _execute(plan: Plan, run: Run) -> Report:
     for sentence in run.change(plan.changes, where=lambda *keys: str(plan.source)):
         console.say(f"Changed {sentence}.")
     position = _resume(run, plan)
+    write_plan(run.directory, _as_mapping(plan))
     words = f"{plan.source}: {plan.environment.name} on {run.device}, run {plan.run}"
     if position == len(plan.stages):
         console.say(f"{words}: everything is done already.")
     else:
+        note_start(run.directory, run.device)
         console.say(f"{words}: {len(plan.stages) - position:,} of {len(plan.stages):,} stages to do.")
     if any(planned.stage == "train-tokenizer" for planned in plan.stages[position:]):
         announce_loss(run)
     if run.device.type == "cpu" and run.config.preset == "published":
         console.warn("this is the full-size network on a CPU; --preset small is many times faster")
-    report, digests = Report(stage="run"), _digests(plan.stages)
+    report, digests = Report(stage="run"), _digests([_as_written(planned) for planned in plan.stages])
     for index in range(position, len(plan.stages)):
         report = _step(run, plan, index, digests)
     if run.cursor is None or position < len(plan.stages):
@@ -95,7 +110,7 @@ def _execute(plan: Plan, run: Run) -> Report:
 
 def _step(run: Run, plan: Plan, index: int, digests: list[str]) -> Report:
     planned, started = plan.stages[index], time.monotonic()
-    run.cursor = {"position": index, "done": digests[index]}
+    run.cursor = {"position": index, "written": digests[index]}
     run.round = planned.round
     try:
         report = _perform(run, planned)
@@ -107,7 +122,7 @@ def _step(run: Run, plan: Plan, index: int, digests: list[str]) -> Report:
             ) from None
         raise
     seconds = time.monotonic() - started
-    run.cursor = {"position": index + 1, "done": digests[index + 1]}
+    run.cursor = {"position": index + 1, "written": digests[index + 1]}
     run.log(event="stage", stage=planned.stage, phase=planned.phase, seconds=round(seconds, 3), figures=report.figures)
     prefix = f"{planned.label}/{plan.rounds}" if planned.round is not None else planned.label
     console.line(report, prefix=prefix, seconds=seconds)
@@ -159,6 +174,21 @@ def _outcomes(plan: Plan) -> dict[str, Path]:
     return {name: path for name, path in files.items() if path.exists()}
 
 
+def _check_order(plan: Plan) -> None:
+    """Refuse a plan whose stages are in the wrong order, from where its run stands, if there is one."""
+    position, trained = 0, set[str]()
+    if (plan.run / "run.yaml").exists():
+        card, path = read_card(plan.run), latest_checkpoint(plan.run / "checkpoints")
+        state = {} if path is None else read_state(path)
+        try:
+            position = state["cursor"]["position"] if state.get("cursor") else 0
+            trained = {name for name, updates in state.get("updates", {}).items() if updates}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise RunError(f"the checkpoint cannot be read ({error})", where=path or plan.run) from None
+        trained |= set(COMPONENTS if "imported" in card else ())
+    check_order(plan, position=position, trained=trained, has_steps=plan.dataset.exists())
+
+
 def _open(plan: Plan, device: str) -> Run:
     chosen = choose_device(device)
     if (plan.run / "run.yaml").exists():
@@ -173,7 +203,9 @@ def _open(plan: Plan, device: str) -> Run:
                     f"the run has {key} {there}, but the pipeline {value}", where=plan.run,
                     fix="Name another run: --set run=runs/NAME.",
                 )  # fmt: skip
-        return Run.open(plan.run, device=chosen, training=True)
+        run = Run.open(plan.run, device=chosen, training=True)
+        run.environment = plan.environment  # the same, but named by whoever typed the pipeline's name
+        return run
     if plan.dataset.exists():
         with Dataset.open(plan.dataset) as dataset:
             dataset.check_environment(plan.environment.to_mapping())
@@ -189,10 +221,8 @@ def _open(plan: Plan, device: str) -> Run:
 
 def _resume(run: Run, plan: Plan) -> int:
     """The index of the next stage; puts the dataset back to what the checkpoint knows of it."""
-    digests = _digests(plan.stages)
-    cursor = run.cursor or {"position": 0, "done": digests[0]}
-    position = cursor["position"]
-    if position > len(plan.stages) or cursor["done"] != digests[position]:
+    position = 0 if run.cursor is None else run.cursor["position"]
+    if run.cursor is not None and not _has_begun(plan, run.cursor):
         raise RunError(
             f"the run has done {position:,} stages of a pipeline, and they are not those of {plan.source}",
             where=run.directory, fix="Name another run: --set run=runs/NAME.",
@@ -208,16 +238,55 @@ def _resume(run: Run, plan: Plan) -> int:
     return position
 
 
-def _digests(stages: list[Planned]) -> list[str]:
+def _has_begun(plan: Plan, cursor: dict[str, Any]) -> bool:
+    """Whether what a cursor stands behind are the first stages of a plan."""
+    stages = plan.stages[: cursor["position"]]
+    if len(stages) < cursor["position"]:
+        return False
+    if "written" in cursor:
+        return cursor["written"] == _digests([_as_written(planned) for planned in stages])[-1]
+    return any(cursor["done"] == _digests([_in_full(p, then) for p in stages])[-1] for then in _EVALUATIONS_THEN)
+
+
+def _as_written(planned: Planned) -> list[Any]:
+    """A stage as the file and --set say it. A default may change while a run goes on; what was asked for may not."""
+    settings = to_mapping(planned.settings)
+    return [planned.phase, planned.round, planned.stage, {name: settings[name] for name in sorted(planned.written)}]
+
+
+def _in_full(planned: Planned, then: dict[str, Any]) -> list[Any]:
+    """A stage with its defaults, as cursors used to know it; `then` are those of an evaluation that have changed."""
+    settings = to_mapping(planned.settings)
+    if planned.stage == "evaluate":
+        settings |= {name: value for name, value in then.items() if name not in planned.written}
+    return [planned.phase, planned.round, planned.stage, {name: v for name, v in settings.items() if v is not ...}]
+
+
+def _digests(stages: list[list[Any]]) -> list[str]:
     """Of the first 0, 1, 2 ... stages as a JSON list, in one pass: there may be ten thousand."""
     digests, begun = [hashlib.sha256(b"[]").hexdigest()[:16]], hashlib.sha256(b"[")
-    for index, planned in enumerate(stages):
-        plain = json.dumps([planned.phase, planned.round, planned.stage, to_mapping(planned.settings)])
-        begun.update((", " if index else "").encode() + plain.encode())
+    for index, stage in enumerate(stages):
+        begun.update((", " if index else "").encode() + json.dumps(stage).encode())
         whole = begun.copy()
         whole.update(b"]")
         digests.append(whole.hexdigest()[:16])
     return digests
+
+
+def _as_mapping(plan: Plan) -> dict[str, Any]:
+    """What those who follow the run should know of its plan: where it came from, and each stage with its amount."""
+    return {
+        "source": str(plan.source),
+        "text": plan.source.read_text(encoding="utf-8"),
+        "rounds": plan.rounds,
+        "stages": [[planned.phase, planned.round, planned.stage, _amount(planned.settings)] for planned in plan.stages],
+    }
+
+
+def _amount(settings: Any) -> int | None:
+    """How much a stage does, in its own unit: updates, steps or episodes."""
+    amounts = (getattr(settings, name, None) for name in ("updates", "episodes", "steps"))
+    return next((amount for amount in amounts if amount is not None), None)
 
 
 def _differences(settings: Any) -> dict[str, Any]:

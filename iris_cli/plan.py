@@ -1,14 +1,15 @@
 """A pipeline file becomes a plan: a list of stages with every setting resolved. The format: pipelines/README.md."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from iris_cli.agents import check_joint, config_for, presets_for, section_presets_for
 from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest, parse_assignments, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import ConfigError
+from iris_cli.loggers.feed import check_names
 from iris_cli.open_run import environment_for
 from iris_cli.stages.collect import Collect
 from iris_cli.stages.diagnose import Diagnose
@@ -31,8 +32,19 @@ SETTINGS: dict[str, type] = {
     "diagnose": Diagnose,
     "imagine": Imagine,
 }
-_TRAINING = ("train-tokenizer", "train-dynamics", "train-actor-critic", "train-agent")
-_KEYS = ("agent", "preset", "game", "seed", "dataset", "run", "settings", "first", "rounds", "round", "then")
+_TRAINING = {  # what each stage trains
+    "train-tokenizer": ("tokenizer",),
+    "train-dynamics": ("dynamics",),
+    "train-actor-critic": ("actor_critic",),
+    "train-agent": ("tokenizer", "dynamics", "actor_critic"),
+}
+_NEEDS = {  # and what must have been trained before it
+    "tokenize": ("tokenizer",),
+    "train-dynamics": ("tokenizer",),
+    "train-actor-critic": ("tokenizer", "dynamics"),
+    "imagine": ("tokenizer",),
+}
+_KEYS = ("agent", "preset", "game", "seed", "dataset", "run", "settings", "log", "first", "rounds", "round", "then")
 _ROUND_KEYS = ("every", "from", "until")
 
 
@@ -45,12 +57,16 @@ class Planned:
         round: 1-based, within `round`.
         stage: its name.
         settings: of the stage.
+        written: those of them that the file or --set names; the others are defaults.
+        where: file and line.
     """
 
     phase: str
     round: int | None
     stage: str
     settings: Any
+    written: frozenset[str] = frozenset()
+    where: str = field(default="", compare=False)
 
     @property
     def label(self) -> str:
@@ -71,6 +87,7 @@ class Plan:
         seed: of weights, games and draws.
         rounds: how many.
         stages: in order.
+        log: names of loggers.
     """
 
     source: Path
@@ -83,6 +100,7 @@ class Plan:
     seed: int
     rounds: int
     stages: list[Planned]
+    log: tuple[str, ...] = ()
 
     def totals(self) -> dict[str, int]:
         """Environment steps, and updates of each component (and jointly, if there are any), over the whole plan."""
@@ -102,6 +120,7 @@ def make_plan(
     agent: str | None = None,
     preset: str | None = None,
     assignments: tuple[str, ...] = (),
+    log: tuple[str, ...] = (),
 ) -> Plan:
     """Read a pipeline file.
 
@@ -110,6 +129,7 @@ def make_plan(
         game, seed, agent, preset: in place of the file's.
         assignments: `name=value` from --set: a key of the file (`rounds=2`), a stage's setting wherever it stands
             (`train-dynamics.updates=50`) or an agent's (`tokenizer.codes=256`).
+        log: names of loggers, besides the file's.
 
     Raises:
         ConfigError: for anything unknown or of the wrong type, with file and line.
@@ -162,17 +182,59 @@ def make_plan(
         seed=seed_value,
         rounds=max((planned.round or 0 for planned in stages), default=0),
         stages=stages,
+        log=_loggers(document, top.get("log"), log),
     )
+
+
+def check_order(plan: Plan, *, position: int, trained: Collection[str], has_steps: bool) -> None:
+    """Refuse a plan of which a stage will lack what it needs.
+
+    Args:
+        plan: to be carried out.
+        position: the first of its stages that is still to come.
+        trained: components that have been trained by then, here or where they were imported from.
+        has_steps: whether there is a dataset by then.
+
+    Raises:
+        ConfigError: at the first stage that comes before what it needs.
+    """
+    trained = set(trained)
+    for planned in plan.stages[position:]:
+        has_steps |= planned.stage == "collect"
+        if planned.stage in _TRAINING and not has_steps:
+            raise ConfigError(
+                f"{planned.stage} ({planned.label}) needs steps, but none are collected before it", where=planned.where,
+                fix=f"Put collect before it, or name a dataset that is there: {plan.dataset} is not.",
+            )  # fmt: skip
+        missing = [component for component in _NEEDS.get(planned.stage, ()) if component not in trained]
+        if missing:
+            name = missing[0].replace("_", "-")
+            raise ConfigError(
+                f"{planned.stage} ({planned.label}) needs a trained {name}, but none is trained before it",
+                where=planned.where,
+                fix=f"Put train-{name} before it, or first run: iris train-{name} {plan.dataset} --run {plan.run}",
+            )  # fmt: skip
+        trained.update(_TRAINING.get(planned.stage, ()))
+
+
+def _loggers(document: Document, value: Any, more: tuple[str, ...]) -> tuple[str, ...]:
+    """One name or a list of them, and more from the command line."""
+    names = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"log is {value!r}, but must be a name or a list of names", where=document.where("log"))
+    check_names(tuple(names), where=document.where("log"))
+    check_names(more, where="--log")
+    return tuple(dict.fromkeys((*names, *more)))
 
 
 def _stages(document: Document, top: dict[str, Any], rounds: int, changes: dict[str, Any]) -> list[Planned]:
     if rounds < 0:
         raise ConfigError(f"rounds is {rounds}, but cannot be negative", where=document.where("rounds"))
-    stages = [Planned("first", None, name, s) for name, s, _ in _entries(document, top, "first", changes)]
+    stages = [entry.planned("first", None) for entry in _entries(document, top, "first", changes)]
     entries = _entries(document, top, "round", changes)
     for number in range(1, rounds + 1):
-        stages += [Planned("round", number, name, s) for name, s, due in entries if due(number)]
-    stages += [Planned("then", None, name, s) for name, s, _ in _entries(document, top, "then", changes)]
+        stages += [entry.planned("round", number) for entry in entries if entry.due(number)]
+    stages += [entry.planned("then", None) for entry in _entries(document, top, "then", changes)]
     if not stages:
         raise ConfigError(
             "the pipeline has no stages", where=document.path, fix="Give them under first, round or then."
@@ -180,10 +242,20 @@ def _stages(document: Document, top: dict[str, Any], rounds: int, changes: dict[
     return stages
 
 
-def _entries(
-    document: Document, top: dict[str, Any], phase: str, changes: dict[str, Any]
-) -> list[tuple[str, Any, Callable[[int], bool]]]:
-    """Name, settings and when it is due, of each stage of a phase."""
+class _Entry(NamedTuple):
+    """A stage of a phase, as the file has it."""
+
+    stage: str
+    settings: Any
+    written: frozenset[str]
+    where: str
+    due: Callable[[int], bool]  # in which rounds
+
+    def planned(self, phase: str, number: int | None) -> Planned:
+        return Planned(phase, number, self.stage, self.settings, self.written, self.where)
+
+
+def _entries(document: Document, top: dict[str, Any], phase: str, changes: dict[str, Any]) -> list[_Entry]:
     entries = top.get(phase) or []
     if not isinstance(entries, list):
         raise ConfigError(
@@ -192,9 +264,7 @@ def _entries(
     return [_entry(document, entry, phase, index, changes) for index, entry in enumerate(entries)]
 
 
-def _entry(
-    document: Document, entry: Any, phase: str, index: int, changes: dict[str, Any]
-) -> tuple[str, Any, Callable[[int], bool]]:
+def _entry(document: Document, entry: Any, phase: str, index: int, changes: dict[str, Any]) -> _Entry:
     here = document.where(phase, index)
     if isinstance(entry, str):
         entry = {entry: None}
@@ -231,7 +301,7 @@ def _entry(
     def due(number: int) -> bool:
         return number >= (first or 1) and (last is None or number <= last) and number % (every or 1) == 0
 
-    return name, stage, due
+    return _Entry(name, stage, frozenset(settings), here, due)
 
 
 def _agent_config(document: Document, agent: str, preset: str, settings: Any, changes: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Plots: learning curves and performance profiles, as png, svg or pdf. The only file that knows matplotlib.
+"""Plots: learning curves, profiles and attention maps, as png, svg or pdf. The only file that knows matplotlib.
 
 Numbers come in; no run, report or statistic is known here. matplotlib is an extra: `pip install 'iris-wm[plot]'`.
 """
@@ -46,7 +46,7 @@ def check(path: Path) -> None:
         ConfigError: for another kind of file than a picture's.
         IrisError: without matplotlib.
     """
-    _figure(path, [path])
+    _figure(path)
 
 
 def learning_curves(
@@ -112,7 +112,9 @@ def growth(path: Path, panels: Sequence[Panel], *, title: str) -> Path:
     Raises:
         As `learning_curves`.
     """
-    figure = _figure(path, panels)
+    figure = _figure(path)
+    if not panels:
+        raise ShapeError("there are no curves to draw", where=path)
     rows = -(-len(panels) // 2)
     figure.set_size_inches(SIZE[0] * 1.2, 2.6 * rows)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
@@ -126,28 +128,65 @@ def growth(path: Path, panels: Sequence[Panel], *, title: str) -> Path:
         axes.set_xticks(panel.curve.x, labels=[f"{value:,g}" for value in np.asarray(panel.curve.x)], minor=False)
         axes.set_xticks([], minor=True)
         axes.set_ylim(0, 1.12 * float(np.max(panel.curve.y)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return _save(figure, path)
 
 
-def _axes(path: Path, curves: Sequence[Curve], title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
-    figure = _figure(path, curves)
-    axes = figure.add_subplot()
-    _dress(axes, title, x_label, y_label)
-    return figure, axes
+def attention_map(path: Path, weights: ArrayLike, kinds: Sequence[str], *, title: str, predictions: int) -> Path:
+    """Draw attention by kind of token and steps ago, the mean over layers, and beside it each layer's by kind.
+
+    Args:
+        path: .png, .svg or .pdf; replaced if it is there.
+        weights: (layers, kinds, S), of the present step, the one before, ...; those of a layer sum up to 1.
+        kinds: names.
+        title: of the picture.
+        predictions: how many the weights are the mean of.
+
+    Raises:
+        ConfigError: for another kind of file.
+        IrisError: without matplotlib.
+        ShapeError: if weights and kinds do not agree.
+    """
+    values = np.asarray(weights)
+    if values.ndim != 3 or values.shape[1] != len(kinds) or not values.size:
+        raise ShapeError(f"weights must have shape (layers, {len(kinds)}, S). Got {values.shape}")
+    figure = _figure(path)
+    layers, _, span = values.shape
+    over_time, by_layer = figure.subplots(1, 2, width_ratios=(3, 1))
+    figure.suptitle(f"{title}: mean attention of {predictions:,} predictions", x=0.01, ha="left", fontsize=11)
+    maps = (
+        (over_time, values.mean(0)[:, ::-1], "steps ago", "mean over layers"),
+        (by_layer, values.sum(2).T, "layer", "all steps"),
+    )
+    for axes, shares, x_label, name in maps:
+        shown = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0)
+        axes.set_title(name, loc="left", fontsize=9)
+        axes.set_yticks(range(len(kinds)), kinds)
+        axes.set_xlabel(x_label)
+        figure.colorbar(shown, ax=axes, format="{x:.0%}", location="bottom", fraction=0.06)
+    ago = np.unique(np.linspace(0, span - 1, min(span, 9)).round().astype(int))
+    over_time.set_xticks(span - 1 - ago, ago)
+    shown_layers = np.unique(np.linspace(0, layers - 1, min(layers, 5)).round().astype(int))
+    by_layer.set_xticks(shown_layers, shown_layers + 1)
+    return _save(figure, path)
 
 
-def _figure(path: Path, drawn: Sequence[object]) -> Any:
+def _figure(path: Path) -> Any:
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"a plot is {', '.join(SUFFIXES)}, not '{path.suffix}'", where=path)
-    if not drawn:
-        raise ShapeError("there are no curves to draw", where=path)
     try:  # here, because it is an extra, and slow to import
         from matplotlib.figure import Figure
     except ImportError:
         raise IrisError("plots need matplotlib", fix="Install it: pip install 'iris-wm[plot]'") from None
     return Figure(figsize=SIZE, dpi=DOTS_PER_INCH, layout="constrained")
+
+
+def _axes(path: Path, curves: Sequence[Curve], title: str, x_label: str, y_label: str) -> tuple[Any, Any]:
+    figure = _figure(path)
+    if not curves:
+        raise ShapeError("there are no curves to draw", where=path)
+    axes = figure.add_subplot()
+    _dress(axes, title, x_label, y_label)
+    return figure, axes
 
 
 def _dress(axes: Any, title: str, x_label: str, y_label: str) -> None:
@@ -175,6 +214,10 @@ def _draw(axes: Any, curves: Sequence[Curve], *, marker: str | None) -> None:
 
 def _write(figure: Any, axes: Any, path: Path) -> Path:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)  # beside, so it hides nothing
+    return _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path

@@ -9,6 +9,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -29,6 +30,7 @@ TEXT = (214, 216, 220)
 GAIN = (98, 196, 122)
 LOSS = (232, 96, 86)
 END = (236, 178, 74)
+GAP = 32  # grey level between tiles
 HELD = 0.5  # brightness of a column's last frame once it has ended
 
 Colour = tuple[int, int, int]
@@ -113,6 +115,11 @@ def compose(films: Sequence[Film], *, scale: int = 4) -> NDArray[np.uint8]:
     return out
 
 
+def in_colour(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Frames (T, 64, 64, C) as people see them, (T, 64, 64, 3): those of colour as they are, of stacks the newest."""
+    return frames if frames.shape[-1] == 3 else frames[..., -1:].repeat(3, -1)
+
+
 def write_media(frames: NDArray[np.uint8], path: Path, *, fps: float = 15) -> Path:
     """Write frames as .mp4 (H.264), .gif (endless) or .png (up to ten frames, evenly spaced in time, in one picture).
 
@@ -150,6 +157,39 @@ def write_media(frames: NDArray[np.uint8], path: Path, *, fps: float = 15) -> Pa
         if path.parent.is_dir():
             unfinished.unlink(missing_ok=True)
     return path
+
+
+def frames_of(path: Path) -> NDArray[np.uint8]:
+    """The frames (T, height, width, 3) of a film, as they are decoded.
+
+    Raises:
+        OSError, RuntimeError: if it cannot be read.
+    """
+    with closing(imageio.get_reader(path)) as reader:
+        return np.stack([np.asarray(frame)[:, :, :3] for frame in reader.iter_data()])
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """(height, width, 3) uint8 as a PNG file's content."""
+    content = BytesIO()
+    Image.fromarray(image).save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def tiles(rows: Sequence[Sequence[NDArray[np.uint8]]], *, scale: int = 1, gap: int = 2) -> NDArray[np.uint8]:
+    """Pictures (h, w, 3) uint8 of one size in rows and columns, with gaps, pixels repeated `scale` times.
+
+    Raises:
+        ShapeError: if there are none, or rows or sizes differ.
+    """
+    shapes = {picture.shape for row in rows for picture in row}
+    if len(shapes) != 1 or len({len(row) for row in rows}) != 1:
+        raise ShapeError(f"tiles need rows of equal length and pictures of one size, got {shapes}")
+    padded = [
+        np.concatenate([np.pad(picture, ((0, gap), (0, gap), (0, 0)), constant_values=GAP) for picture in row], axis=1)
+        for row in ([p.repeat(scale, axis=0).repeat(scale, axis=1) for p in row] for row in rows)
+    ]
+    return np.concatenate(padded)[:-gap, :-gap]
 
 
 def media_writer(path: Path) -> Callable[[NDArray[np.uint8], Path, float], None]:

@@ -4,6 +4,7 @@
       run.yaml             agent, environment, seed, every resolved setting, versions
       checkpoints/         see checkpoints.py
       metrics.jsonl        one line per report of a stage
+      history.jsonl        one line per command that trained it, plan.json of a pipeline: see history.py
       media/  reports/     failures/ where an update was not finite: see failures.py
       .lock                names the process that trains it
 
@@ -23,7 +24,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,13 +43,24 @@ from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.learn.visits import Visits
 from iris_cli.progress import Progress
 from iris_cli.replay.dataset import Dataset
-from iris_cli.replay.lock import take_lock
+from iris_cli.replay.lock import release_lock, take_lock
 from iris_cli.replay.segments import Replay
 from iris_cli.version import VERSION
 
 SAVE_SECONDS = float(os.environ.get("IRIS_SAVE_SECONDS", "60"))  # between two checkpoints of a training stage
+FRAMES = os.environ.get("IRIS_FRAMES")  # where frames are kept: device, memory or disk; None: where they fit
 COMPONENTS = ("tokenizer", "dynamics", "actor_critic")
 TOKENIZE_BLOCK = 1024  # frames encoded between two looks at the clock
+
+
+class Listener(Protocol):
+    """Is told of each checkpoint of a run."""
+
+    def saved(self, metrics_bytes: int) -> None:
+        """A checkpoint is on disk; lines of metrics.jsonl up to this length will never be taken back."""
+
+    def close(self) -> None:
+        """The run is being closed."""
 
 
 class Run:
@@ -88,6 +100,7 @@ class Run:
         self._replay: Replay | None = None
         self._tokens_of: str | None = None
         self._unlock: weakref.finalize | None = None  # while open for training
+        self.listeners: list[Listener] = []  # closed with the run
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -106,6 +119,9 @@ class Run:
         weights: dict[str, Tensor] | None = None,
         imported: dict[str, str] | None = None,
         beside: dict[str, dict[str, Tensor]] | None = None,
+        updates: dict[str, int] | None = None,
+        tokenizer_loss: str | None = None,
+        pulled: dict[str, str] | None = None,
     ) -> "Run":
         """Make a run and its first checkpoint, with fresh weights (from `seed`) unless some are given.
 
@@ -119,6 +135,8 @@ class Run:
             weights: of the whole agent, instead of fresh ones.
             imported: where those came from; all components then count as trained.
             beside: more files of tensors for the directory, name.safetensors -> tensors.
+            updates, tokenizer_loss: what the weights have been through, where they are of another run.
+            pulled: where that run came from.
 
         Raises:
             ConfigError: for a seed that is none, or an environment that the agent cannot see.
@@ -129,7 +147,11 @@ class Run:
         if environment.view != view_of(agent):
             raise ConfigError(
                 f"{agent} sees {view_of(agent)} frames, but these are {environment.view}", where=dataset,
-                fix=f"Collect others: iris collect --env {environment.name} --agent {agent} --out data/NAME.zarr",
+                fix=(
+                    "Data without an environment is for agents that see colours."
+                    if environment.kind == "imported"
+                    else f"Collect others: iris collect --env {environment.name} --agent {agent} --out data/NAME.zarr"
+                ),
             )  # fmt: skip
         if (directory / "run.yaml").exists():
             raise RunError("there is a run already", where=directory, fix="Name another with --run.")
@@ -146,6 +168,7 @@ class Run:
             "versions": {"iris-wm": VERSION, "torch": str(torch.__version__), "python": platform.python_version()},
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **({"imported": imported} if imported else {}),
+            **({"pulled": pulled} if pulled else {}),
         }
         draft = directory.with_name(f".{directory.name}.partial")  # may be left by a kill, and is then written over
         try:
@@ -155,12 +178,15 @@ class Run:
                 f"the run cannot be made ({error})", where=directory, fix="Name another with --run."
             ) from None
         with ExitStack() as lock:
-            lock.callback(os.close, _lock(draft))
+            lock.callback(release_lock, _lock(draft))
             try:
                 run = cls(draft, card, config, device)
+                run.environment = environment
                 run._unlock = weakref.finalize(run, lock.pop_all().close)
                 if weights is not None:
                     run.agent.load_state_dict(weights)
+                run.updates |= {name: count for name, count in (updates or {}).items() if name in run.updates}
+                run.tokenizer_loss = tokenizer_loss or run.tokenizer_loss
                 for name, tensors in (beside or {}).items():
                     save_file(tensors, draft / name)
                 run.save()
@@ -191,7 +217,7 @@ class Run:
         card = read_card(directory)  # before the lock, so that nothing foreign is touched
         with ExitStack() as lock:
             if training:
-                lock.callback(os.close, _lock(directory))
+                lock.callback(release_lock, _lock(directory))
                 card = read_card(directory)  # as it is now that nobody else writes
             try:
                 published = config_for(card["agent"])
@@ -212,6 +238,8 @@ class Run:
         if self.environments is not None:
             self.environments.close()
             self.environments = None
+        while self.listeners:
+            self.listeners.pop().close()
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
@@ -270,6 +298,8 @@ class Run:
             self.directory / "checkpoints", self.checkpoint_number, Checkpoint(weights, optimizers, state)
         )
         self._saved_at = time.monotonic()
+        for listener in self.listeners:
+            listener.saved(self._metrics_bytes or 0)
         return path
 
     def withdraw(self) -> None:
@@ -328,6 +358,11 @@ class Run:
         return sentences
 
     @property
+    def committed_metrics(self) -> int:
+        """Bytes of metrics.jsonl that the last checkpoint knows of, before anything was logged in this process."""
+        return self._metrics_bytes or 0
+
+    @property
     def is_writable(self) -> bool:
         """Whether it is open for training."""
         return self._unlock is not None
@@ -362,9 +397,13 @@ class Run:
         return Dataset.open(self.dataset_path)
 
     def replay(self) -> Replay:
-        """All steps of the dataset on the training device, up to date."""
+        """All steps of the dataset, up to date, on the training device; frames that do not fit there, elsewhere.
+
+        Raises:
+            ConfigError: if the place that IRIS_FRAMES names is none.
+        """
         if self._replay is None:
-            self._replay = Replay(self.device)
+            self._replay = Replay(self.device, place=FRAMES)
         self._replay.refresh(self.dataset())
         return self._replay
 

@@ -197,3 +197,23 @@ def test_ctrl_c_is_a_request_only_while_a_command_runs(command: Command) -> None
     command("--version")
 
     assert not interrupts.requested()
+
+
+def test_a_person_plays_one_world_at_a_time(command: Command, workplace: Path) -> None:
+    both = command("play", "runs/pong", "--env", "Pong")
+    many = command("collect", "--env", "Pong", "--human", "--num-envs", "2")
+
+    assert both.exit_code == many.exit_code == 2
+    assert "Name a run or --env, not both." in both.output
+    assert "leave --num-envs away" in many.output
+
+
+def test_a_script_of_keys_is_filmed_from_the_newest_run(command: Command, workplace: Path) -> None:
+    os.utime("runs/pong/checkpoints/latest", (2e9, 2e9))
+    Path("keys.txt").write_text("fire\nup 2  # Pong's RIGHT\n")
+
+    result = command("play", "--world", "real", "--script", "keys.txt", "--render", "out.png")
+
+    assert result.exit_code == 0, result.output
+    assert "Run: runs/pong (the newest" in result.stdout
+    assert (workplace / "out.png").stat().st_size > 0

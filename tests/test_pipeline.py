@@ -1,6 +1,10 @@
 """A pipeline file becomes the plan it says, and the plan is carried out once, however often it is started."""
 
+import dataclasses
+import hashlib
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +13,19 @@ import pytest
 import torch
 
 from iris_cli import interrupts, pipeline
+from iris_cli import plan as plan_of_files
+from iris_cli.config import to_mapping
 from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError
 from iris_cli.pipeline import execute
 from iris_cli.plan import Plan, make_plan
 from iris_cli.replay.dataset import Dataset
 from iris_cli.run import Run
+from iris_cli.stages.evaluate import Evaluate, evaluate
+from iris_cli.stages.imagine import Imagine, imagine
+from iris_cli.stages.tokenize import Tokenize, tokenize
+from iris_cli.stages.train_actor_critic import TrainActorCritic, train_actor_critic
+from iris_cli.stages.train_dynamics import TrainDynamics, train_dynamics
+from iris_cli.stages.train_tokenizer import TrainTokenizer, train_tokenizer
 
 TINY = """
 preset: tiny
@@ -236,3 +248,151 @@ def test_a_diagnosis_is_planned_with_its_settings(write: Write, capsys: pytest.C
     assert "steps 500" in shown
     with pytest.raises(ConfigError, match="horizon is 0"):
         make_plan(write(TINY + "then: [{diagnose: {horizon: 0}}]\n"))
+
+
+# What was done, and what is a default
+
+UNSET = TINY.replace(", every: 2}", "}")  # evaluates in the first round, at a temperature that it does not name
+
+
+def put_back(run: Path, then: dict[str, Any], stages: list[Any]) -> None:
+    """Give a checkpoint the cursor that it had when cursors were digests of all settings, defaults included."""
+    file = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip() / "state.json"
+    state = json.loads(file.read_text())
+    full = []
+    for planned in stages[: state["cursor"]["position"]]:
+        settings = to_mapping(planned.settings) | (then if planned.stage == "evaluate" else {})
+        settings = {name: value for name, value in settings.items() if value != "absent"}
+        full.append([planned.phase, planned.round, planned.stage, settings])
+    state["cursor"] = {
+        "position": state["cursor"]["position"], "done": hashlib.sha256(json.dumps(full).encode()).hexdigest()[:16]
+    }  # fmt: skip
+    file.write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(
+    "then", [{}, {"temperature": 0.5}, {"temperature": 0.5, "measured_steps": "absent"}], ids=["now", "before", "0.1.0"]
+)
+def test_a_run_goes_on_that_passed_an_evaluation_under_other_defaults(write: Write, then: dict[str, Any]) -> None:
+    path = write(UNSET)
+    execute(make_plan(path, assignments=("rounds=1",)), device="cpu")
+    plan = make_plan(path)
+    put_back(plan.run, then, plan.stages)
+
+    execute(plan, device="cpu")
+
+    assert position() == 6
+
+
+def test_a_default_that_changes_is_not_what_a_pipeline_said(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(UNSET)
+    execute(make_plan(path, assignments=("rounds=1",)), device="cpu")
+
+    monkeypatch.setitem(
+        plan_of_files.SETTINGS,
+        "evaluate",
+        dataclasses.make_dataclass("Later", [("fresh", int, 3)], bases=(Evaluate,), frozen=True, kw_only=True),
+    )
+    plan = make_plan(path)
+
+    assert plan.stages[2].settings.fresh == 3
+    execute(plan, device="cpu")
+    assert position() == 6
+
+
+@pytest.mark.parametrize("then", [{"temperature": 0.7}, {"episodes": 2}])
+def test_settings_that_were_never_those_are_refused(write: Write, then: dict[str, Any]) -> None:
+    path = write(UNSET)
+    execute(make_plan(path, assignments=("rounds=1",)), device="cpu")
+    plan = make_plan(path)
+    put_back(plan.run, then, plan.stages)
+
+    with pytest.raises(RunError, match="they are not those of"):
+        execute(plan, device="cpu")
+
+
+# The order of stages
+
+GAME = 'preset: tiny\ngame: "toy_game:Toy"\ndataset: data/p.zarr\nrun: runs/p\nfirst:\n'
+
+
+@pytest.mark.parametrize(
+    ("stages", "line", "said"),
+    [
+        (["train-tokenizer: {updates: 1}", "collect"], 6, r"train-tokenizer \(first\) needs steps"),
+        (["collect", "train-dynamics: {updates: 1}"], 7, "train-dynamics .* needs a trained tokenizer"),
+        (["collect", "tokenize"], 7, "tokenize .* needs a trained tokenizer"),
+        (["collect", "imagine"], 7, "imagine .* needs a trained tokenizer"),
+        (
+            ["collect", "train-tokenizer: {updates: 1}", "train-actor-critic: {updates: 1}"], 8,
+            "train-actor-critic .* needs a trained dynamics",
+        ),
+    ],
+)  # fmt: skip
+def test_stages_in_the_wrong_order_are_refused_before_anything_is_done(
+    write: Write, stages: list[str], line: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(write(GAME + "".join(f"  - {stage}\n" for stage in stages)))
+
+    for act in (pipeline.show_plan, execute):
+        with pytest.raises(ConfigError, match=rf"{said}.*p\.yaml:{line}"):
+            act(plan)
+    assert [path.name for path in Path().iterdir()] == ["p.yaml"]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_round_may_need_what_an_earlier_round_trained(write: Write) -> None:
+    order = "rounds: 3\nround:\n  - tokenize: {from: 2}\n  - train-tokenizer: {updates: 1}\n  - collect: {steps: 5}\n"
+
+    with pytest.raises(ConfigError, match=r"train-tokenizer \(round 1\) needs steps"):
+        pipeline.show_plan(make_plan(write(GAME + "  - evaluate\n" + order)))
+    pipeline.show_plan(make_plan(write(GAME + "  - collect\n" + order)))
+
+
+def test_what_the_run_has_or_was_imported_with_need_not_be_trained_again(write: Write) -> None:
+    before = GAME + "  - collect: {steps: 12}\n  - train-tokenizer: {updates: 1}\n"
+    execute(make_plan(write(before)), device="cpu")
+    later = before + "  - train-dynamics: {updates: 1}\n  - imagine: {steps: 2, num: 1, warm_up: 1, render: i.png}\n"
+
+    execute(make_plan(write(later)), device="cpu")
+
+    assert position() == 4
+    fresh = make_plan(write(GAME + "  - train-dynamics: {updates: 1}\n"), assignments=("run=runs/q",))
+    with pytest.raises(ConfigError, match="needs a trained tokenizer"):
+        execute(fresh, device="cpu")
+    run = Run.create(
+        fresh.run, agent=fresh.agent, config=fresh.config, environment=fresh.environment, num_actions=6,
+        dataset=fresh.dataset, seed=0, device=torch.device("cpu"), imported={"file": "last.pt", "sha256": ""},
+    )  # fmt: skip
+    run.close()
+    execute(fresh, device="cpu")
+
+
+def test_the_plan_knows_what_the_stages_themselves_refuse(workplace: Path) -> None:
+    performed = {
+        "tokenize": lambda run: tokenize(run, Tokenize()),
+        "train-tokenizer": lambda run: train_tokenizer(run, TrainTokenizer(updates=1)),
+        "train-dynamics": lambda run: train_dynamics(run, TrainDynamics(updates=1)),
+        "train-actor-critic": lambda run: train_actor_critic(run, TrainActorCritic(updates=1)),
+        "evaluate": lambda run: evaluate(run, Evaluate(episodes=1, max_steps=1, measured_steps=0)),
+        "imagine": lambda run: imagine(run, Imagine(steps=1, num=1, warm_up=0, render=Path("i.png"))),
+    }
+    for name, stage in performed.items():
+        directory, updates = Path("runs") / name, "updates: 1" if "train" in name else ""
+        text = f"preset: tiny\ngame: Pong\ndataset: data/pong.zarr\nrun: {directory}\nfirst:\n"
+        Path("order.yaml").write_text(text + f"  - {name}: {{{updates}}}\n")
+        plan = make_plan(Path("order.yaml"))
+        run = pipeline._open(plan, "cpu")
+        try:
+            stage(run)
+            refused = ""
+        except RunError as error:
+            refused = str(error)
+        run.close()
+        shutil.rmtree(directory)
+        try:
+            pipeline.show_plan(plan)
+            assert not refused, name
+        except ConfigError as error:
+            [component] = re.findall("needs a trained ([a-z-]+)", str(error))
+            assert f"the {component} has not been trained" in refused

@@ -1,5 +1,6 @@
 """Pictures hold what they should: every frame, its colours, and the marks of rewards and ends."""
 
+from io import BytesIO
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from iris_cli.errors import ConfigError, ShapeError
-from iris_cli.render import BACKGROUND, END, GAIN, LOSS, Column, Film, compose, write_media
+from iris_cli.render import BACKGROUND, END, GAIN, GAP, LOSS, Column, Film, compose, frames_of, png, tiles, write_media
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 
@@ -201,3 +202,29 @@ def test_wrong_shapes_are_refused(tmp_path: Path) -> None:
         compose([film(), Film(columns=film().columns[:2])])
     with pytest.raises(ShapeError, match=r"float64 \(2, 64, 64, 3\)"):
         write_media(np.zeros((2, 64, 64, 3)), tmp_path / "dream.png")
+
+
+def test_films_are_read_as_they_were_written(tmp_path: Path) -> None:
+    frames = np.zeros((5, 32, 48, 3), np.uint8)
+    frames[:, :, 24:] = np.arange(0, 250, 50, dtype=np.uint8)[:, None, None, None]
+
+    for kind in ("mp4", "gif"):
+        back = frames_of(write_media(frames, tmp_path / f"a.{kind}"))
+
+        assert back.shape == frames.shape
+        assert np.abs(back.astype(int) - frames).mean() < 3
+
+
+def test_tiles_stand_in_rows_and_columns_with_gaps_and_repeated_pixels() -> None:
+    pictures = [np.full((2, 3, 3), value, np.uint8) for value in (10, 20, 30, 40)]
+
+    picture = tiles([pictures[:2], pictures[2:]], scale=2, gap=1)
+
+    assert picture.shape == (2 * 4 + 1, 2 * 6 + 1, 3)
+    assert [int(picture[y, x, 0]) for y, x in ((0, 0), (3, 12), (5, 5), (8, 7))] == [10, 20, 30, 40]
+    assert {int(value) for value in picture[4].flatten()} == {GAP}
+    assert np.array_equal(imageio.imread(BytesIO(png(picture))), picture)
+    with pytest.raises(ShapeError):
+        tiles([pictures[:1], pictures])
+    with pytest.raises(ShapeError):
+        tiles([])

@@ -14,8 +14,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
-from PIL import Image
 
+from iris_cli.envs.pictures import resize
 from iris_cli.envs.spec import FRAME_SHAPE, EnvSpec
 
 Frame = NDArray[np.uint8]
@@ -48,12 +48,6 @@ def bare_game(spec: EnvSpec) -> gymnasium.Env[Frame, int]:
         max_num_frames_per_episode=None,  # our own wrappers count
     )
     return env
-
-
-def resize(image: Frame) -> Frame:
-    """(H, W, 3) or (H, W) grey -> (64, 64, 3), by Pillow's bilinear filter, which averages over what it shrinks."""
-    picture = Image.fromarray(image).convert("RGB")
-    return np.asarray(picture.resize(FRAME_SHAPE[:2], Image.Resampling.BILINEAR))
 
 
 class FrameLimit(gymnasium.Wrapper[Frame, int, Frame, int]):

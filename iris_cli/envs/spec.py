@@ -6,21 +6,23 @@ Source of the defaults: eloialonso/iris config/env/default.yaml, for training on
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from iris_cli.errors import ConfigError, EnvironmentError_
 
 FRAME_SHAPE = (64, 64, 3)  # pixels and RGB of the frames that environments give
 STACK = 4  # grey frames of an observation, where an environment gives stacks instead
+IMPORTED = "imported:"  # begins the id of what data is of that came without an environment
+_UNWRAPPED: dict[str, Any] = {"frame_skip": 1, "noop_max": 0, "max_frames": None, "life_loss_ends": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvSpec:
     """An environment and its wrappers. The defaults are those of training; `for_testing` gives those of scores."""
 
-    id: str  # "ALE/Pong-v5", any other Gymnasium id, or "module:Class"
-    kind: str  # atari | gymnasium; the second takes the environment as it is, without the wrappers below
+    id: str  # "ALE/Pong-v5", any other Gymnasium id, "module:Class", or "imported:NAME"
+    kind: str  # atari | gymnasium (as it is, without the wrappers below) | imported (data without an environment)
     frame_skip: int = 4  # game frames per step; the last two are merged by their maximum
     noop_max: int = 30  # a real reset plays 1 to this many game frames without acting; 0: none
     max_frames: int | None = 20_000  # game frames per episode, no-ops included (not with stacks); None: no limit
@@ -28,10 +30,12 @@ class EnvSpec:
     clip_rewards: bool = False  # each game frame's reward becomes its sign
     resize: str = "pil-bilinear"  # of each game frame, before the maximum over two; area: after it, for grey stacks
     view: str = "rgb"  # rgb: one frame in colours (IRIS); grey-stack: the last four grey frames (TWM)
+    # A person named it, so that the module of a "module:Class" may be imported. Never kept: no file can say so.
+    trusted: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("atari", "gymnasium"):
-            raise ConfigError(f"{self.kind!r} is not one of atari, gymnasium", where="environment.kind")
+        if self.kind not in ("atari", "gymnasium", "imported"):
+            raise ConfigError(f"{self.kind!r} is not one of atari, gymnasium, imported", where="environment.kind")
         if self.view not in ("rgb", "grey-stack"):
             raise ConfigError(f"{self.view!r} is not one of rgb, grey-stack", where="environment.view")
         resize = "area" if self.kind == "atari" and self.view == "grey-stack" else "pil-bilinear"
@@ -46,7 +50,7 @@ class EnvSpec:
                 where="environment",
             )
         wrapped = self.frame_skip > 1 or self.noop_max or self.max_frames or self.life_loss_ends or self.clip_rewards
-        if self.kind == "gymnasium" and wrapped:
+        if self.kind != "atari" and wrapped:
             raise ConfigError(
                 f"frame_skip, noop_max, max_frames, life_loss_ends and clip_rewards are for Atari, not {self.id}",
                 where="environment",
@@ -69,16 +73,18 @@ class EnvSpec:
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for YAML and JSON. RGB is not named: datasets from before there were stacks stay equal."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("view", "rgb")}
+        values = asdict(self)
+        del values["trusted"]
+        return {name: value for name, value in values.items() if (name, value) != ("view", "rgb")}
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "EnvSpec":
-        """The inverse of `to_mapping`.
+        """The inverse of `to_mapping`; what it gives is not trusted.
 
         Raises:
             ConfigError: if a key is unknown, `id` or `kind` is missing, or a value is not allowed.
         """
-        unknown = mapping.keys() - {field.name for field in fields(cls)}
+        unknown = mapping.keys() - ({field.name for field in fields(cls)} - {"trusted"})
         missing = {"id", "kind"} - mapping.keys()
         if unknown or missing:
             raise ConfigError(
@@ -86,6 +92,15 @@ class EnvSpec:
                 where="environment",
             )
         return cls(**mapping)
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether making it imports a Python module that its id names."""
+        return self.kind == "gymnasium" and ":" in self.id
+
+    def as_trusted(self) -> "EnvSpec":
+        """The same environment, named by a person rather than by a file."""
+        return replace(self, trusted=True)
 
     def for_testing(self) -> "EnvSpec":
         """The published settings for scores: 30 minutes of play, one no-op (stacks: none), whole games, raw rewards."""
@@ -107,11 +122,14 @@ def training_spec(name: str) -> EnvSpec:
 
     Args:
         name: an Atari game in any spelling ("Pong", "ms_pacman", "ALE/Pong-v5", "PongNoFrameskip-v4"), another
-            registered Gymnasium id, or "module:Class" (taken as it is, and looked for when the environment is made).
+            registered Gymnasium id, "module:Class" (taken as it is, and looked for when the environment is made), or
+            "imported:NAME" (that of an imported dataset). It counts as trusted: call this for what a person typed.
 
     Raises:
         EnvironmentError_: if there is none of that name; lists the nearest ones.
     """
+    if name.startswith(IMPORTED):
+        return imported_spec(name)
     # Here, so that reading the spec of a dataset or a run does not start the emulator's library.
     import ale_py
     import gymnasium
@@ -125,7 +143,7 @@ def training_spec(name: str) -> EnvSpec:
         return EnvSpec(id=games[_letters(name)], kind="atari")
     others = [id for id, entry in gymnasium.registry.items() if not str(entry.entry_point).startswith("ale_py")]
     if name in others or ":" in name:
-        return EnvSpec(id=name, kind="gymnasium", frame_skip=1, noop_max=0, max_frames=None, life_loss_ends=False)
+        return EnvSpec(id=name, kind="gymnasium", **_UNWRAPPED, trusted=True)
     titles = [_game(id) for id in games.values()]
     spellings = {title.lower(): title for title in others + titles} | {_snake(title): title for title in titles}
     matches = difflib.get_close_matches(_game(name).lower(), spellings, n=6, cutoff=0.5)
@@ -134,6 +152,11 @@ def training_spec(name: str) -> EnvSpec:
         f"there is no game or environment {name!r}",
         fix=f"Did you mean {', '.join(nearest)}?" if nearest else f"{len(games)} Atari games are there, such as Pong.",
     )
+
+
+def imported_spec(name: str) -> EnvSpec:
+    """What data is of that came without an environment: "imported:NAME"."""
+    return EnvSpec(id=IMPORTED + name.removeprefix(IMPORTED), kind="imported", **_UNWRAPPED)
 
 
 def _game(name: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iris_cli.envs.atari import Frame
-from iris_cli.envs.make import achievement_names, action_meanings, make
+from iris_cli.envs.make import achievement_names, action_meanings, make, note_on_frames
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import EnvironmentError_, IrisError
 
@@ -52,6 +52,7 @@ class VectorEnv:
                 self._seats.append(_Here(spec) if num_envs == 1 else _Worker(spec))
             self.action_meanings: list[str] = self._ask("meanings", dict.fromkeys(range(num_envs), ()))[0]
             self.achievements: list[str] = self._ask("achievements", {0: ()})[0]
+            self.note: str | None = self._ask("note", {0: ()})[0]  # on what its frames are, where that is a surprise
         except BaseException:
             self.close()
             raise
@@ -133,6 +134,9 @@ class _Game:
 
     def achievements(self) -> list[str]:
         return self._achievements
+
+    def note(self) -> str | None:
+        return note_on_frames(self._env)
 
     def reset(self, seed: int | None) -> Frame:
         frame, info = self._env.reset(seed=seed)

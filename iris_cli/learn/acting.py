@@ -30,15 +30,41 @@ class Actor:
         self._generators = generators
         self._device = next(agent.parameters()).device
         self.memory: Any = None  # None until the first step, then what the policy carries along
+        # What tells the policy what the dynamics thinks, of agents whose policy may see that.
+        self._thoughts: Any = agent.thoughts(num_envs) if hasattr(agent, "thoughts") else None
+        self._rows = np.arange(num_envs)  # environments that it acted in last
+
+    @property
+    def burn_in_steps(self) -> int:
+        """Steps before the present one that `burn_in` has a use for."""
+        return self._thoughts.steps if self._thoughts else self._agent.config.actor_critic.burn_in
 
     @torch.no_grad()
-    def burn_in(self, frames: np.ndarray, mask: np.ndarray) -> None:
-        """Fill the memory from the steps before: frames (E, T, 64, 64, 3) uint8, mask (E, T) true where real."""
+    def burn_in(self, frames: np.ndarray, mask: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Fill the memory from the steps before.
+
+        Args:
+            frames: (E, T, 64, 64, 3) uint8, padding on the left.
+            mask: (E, T) true where real.
+            actions, rewards: (E, T) taken there, and the raw rewards they gave.
+        """
         seen = self._see(frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])  # (E, T, 3, 64, 64)
+        if self._thoughts:
+            for step in range(mask.shape[1]):
+                rows = np.flatnonzero(mask[:, step])
+                self._thoughts.view(seen[torch.from_numpy(rows).to(self._device), step], rows)
+                self._thoughts.took(actions[:, step], rewards[:, step], rows)
         self.memory = self._agent.actor_critic.burn_in(seen, torch.from_numpy(mask).to(self._device))
+
+    def took(self, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Be told what was done (E,) where it acted last, and what that earned (E,), before it acts or forgets."""
+        if self._thoughts:
+            self._thoughts.took(actions, rewards, self._rows)
 
     def forget(self, which: np.ndarray) -> None:
         """Zero the memory of environments that start anew: (E,) bool."""
+        if self._thoughts:
+            self._thoughts.forget(which)
         if self.memory is not None and which.any():
             keep = torch.from_numpy(~which).to(self._device, torch.float32)[:, None]
             self.memory = type(self.memory)(*(part * keep for part in self.memory))
@@ -49,7 +75,8 @@ class Actor:
         rows = np.arange(self._num_envs) if active is None else np.flatnonzero(active)
         index = torch.from_numpy(rows).to(self._device)
         memory = None if self.memory is None else type(self.memory)(*(part[index] for part in self.memory))
-        output = self._agent.actor_critic(self._see(frames[rows]), memory)
+        views, self._rows = self._see(frames[rows]), rows
+        output = self._agent.actor_critic(self._thoughts.view(views, rows) if self._thoughts else views, memory)
         if self.memory is None:
             self.memory = type(output.memory)(
                 *(torch.zeros(self._num_envs, *part.shape[1:], device=self._device) for part in output.memory)

@@ -5,7 +5,10 @@ never trained, are None and say why under `skipped`. Errors are of pixels in [0,
 mean for a person: hints.py. Nothing here knows an agent, a file or a game.
 """
 
-from dataclasses import asdict, dataclass, field
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ class Episode:
     """Consecutive steps of one episode, in memory, from its first one on unless it was cut.
 
     Attributes:
-        frames: (T, 64, 64, 3) uint8, the frame each action was chosen on.
+        frames: (T, 64, 64, 3) uint8, or stacks (T, 64, 64, 4): what each action was chosen on.
         actions: (T,) int64.
         rewards: (T,) float32, raw.
         ends: (T,) bool, whether the episode ended with this step; only the last one may be true.
@@ -71,10 +74,12 @@ class TokenizerFigures:
         small_pixels: how many pixels that share is of.
         still_changed: of the patches (one per token) in which no pixel moves, the share whose token changes all the
             same; None if there are none, or tokens stand for transitions, which owe nothing to the ones before.
-        codes: V.
+        codes: V; of categoricals, all classes of all of them.
         codes_used: by these frames.
-        perplexity: exponential of the entropy of their use, 1 to V.
-        entropy: of their use, in nats.
+        perplexity: exponential of the entropy of their use, 1 to V; of categoricals, to the classes of one.
+        entropy: of their use, in nats; of categoricals, the mean over them.
+        categoricals: distributions that a latent consists of, each with classes of its own; 1 for one codebook.
+        latent_entropy: mean entropy of these distributions, 1 being uniform; None for tokens, which are not drawn.
     """
 
     reconstruction: ImageFigures
@@ -89,6 +94,8 @@ class TokenizerFigures:
     codes_used: int
     perplexity: float
     entropy: float
+    categoricals: int = 1
+    latent_entropy: float | None = None
 
     @property
     def blind_image(self) -> ImageFigures:
@@ -98,7 +105,7 @@ class TokenizerFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFigures:
-    """Predicted tokens of frames or of transitions, each given the true ones before it.
+    """Predicted tokens of frames, of transitions or of latents, each given the true ones before it.
 
     Of frames: `changed` tokens differ from the same place in the previous frame. Copying, which repeats that frame,
     gets none of them and all others; the first frame of a segment has none to compare with.
@@ -106,8 +113,11 @@ class TokenFigures:
     Of transitions: a token is `changed` where a pixel of its patch moves in the transition. There is no frame to
     repeat; copying stands for always saying the most frequent token of each place.
 
+    Of latents: what one categorical says of a stack of frames, its most probable class. Copying repeats that of the
+    step before. A cross-entropy is that with the encoder's distribution; the places are the categoricals.
+
     Attributes:
-        tokens_of: "frames" or "transitions".
+        tokens_of: "frames", "transitions" or "latents".
         cross_entropy: of all predicted tokens in nats, as the loss has it.
         cross_entropy_share: of log V, 1 is guessing.
         unigram_entropy: in nats, what one would pay who knew only how often each token occurs here.
@@ -237,7 +247,7 @@ class PolicyFigures:
         most_frequent_action: index of the action that is most probable on average.
         most_frequent_share: its mean probability.
         mean_value: what it expects.
-        mean_return: the discounted sum of rewards that followed, as the dynamics knows them (their signs, in Atari), in
+        mean_return: the discounted sum of rewards that followed, as the dynamics knows them (in Atari their signs), in
             episodes that ended here; None if none did.
         value_correlation: Pearson's, between the two over these steps; None where either is constant.
     """
@@ -269,3 +279,30 @@ class Diagnosis:
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Diagnosis":
+        """The inverse of `to_mapping`; keys that it does not write are passed over.
+
+        Raises:
+            KeyError, TypeError, ValueError: if something is missing, or no mapping where one belongs.
+        """
+        return _built(cls, mapping)
+
+
+def _built(kind: Any, value: Any) -> Any:
+    """A value of JSON as the type that a field has: figures are made of mappings, all else is taken as it is."""
+    if isinstance(kind, types.UnionType):
+        return None if value is None else _built(typing.get_args(kind)[0], value)
+    if typing.get_origin(kind) is dict:
+        return {str(name): _built(typing.get_args(kind)[1], item) for name, item in dict(value).items()}
+    if not is_dataclass(kind) or not isinstance(kind, type):
+        return value
+    hints = typing.get_type_hints(kind)
+    if missing := [f.name for f in fields(kind) if f.name not in value and not _is_optional(f)]:
+        raise KeyError(missing[0])
+    return kind(**{name: _built(hints[name], value[name]) for name in hints if name in value})
+
+
+def _is_optional(one: Field[Any]) -> bool:
+    return one.default is not MISSING or one.default_factory is not MISSING

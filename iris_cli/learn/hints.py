@@ -31,6 +31,7 @@ ONE_ACTION = 0.98  # mean probability of an action, from which on the policy is 
 DECIDED = 0.02  # entropy as a share of log A
 UNDECIDED = 0.97  # the same, from which on the policy plays at random
 FLICKER = 0.2  # share of the patches in which nothing moves that change their token
+NOISE = 0.5  # entropy of categoricals as a share of the uniform one, from which on their draws say little
 BLIND_VALUE = 0.1  # correlation of values with returns
 
 
@@ -121,6 +122,7 @@ def _untrained(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
 
 
 def _tokenizer(figures: TokenizerFigures) -> Iterator[str]:
+    drawn = figures.latent_entropy
     cure = (
         "frames look alike to the dynamics. Train the tokenizer longer; codes that learn as moving averages and are "
         "revived (tokenizer.preset=light) do not collapse."
@@ -128,7 +130,18 @@ def _tokenizer(figures: TokenizerFigures) -> Iterator[str]:
         else "transitions look alike to the dynamics. Train the tokenizer longer, or let unused codes be revived for "
         "more updates (tokenizer.revival_updates)."
     )
-    if figures.codes_used <= COLLAPSED_CODES or figures.perplexity < COLLAPSED_PERPLEXITY:
+    if drawn is not None:
+        if figures.perplexity**figures.categoricals < COLLAPSED_PERPLEXITY:
+            yield (
+                f"Collapsed latents: they hardly vary (perplexity {figures.perplexity:.2f} of each categorical), so "
+                "that frames look alike to the dynamics. Train the tokenizer longer."
+            )
+        if drawn > NOISE:
+            yield (
+                f"Latents are mostly noise: what the tokenizer draws from has {drawn:.0%} of the "
+                "entropy of uniform draws. Train the tokenizer longer."
+            )
+    elif figures.codes_used <= COLLAPSED_CODES or figures.perplexity < COLLAPSED_PERPLEXITY:
         yield (
             f"Collapsed codebook: {figures.codes_used} of {figures.codes} codes are used (perplexity "
             f"{figures.perplexity:.1f}), so that {cure}"
@@ -144,8 +157,8 @@ def _tokenizer(figures: TokenizerFigures) -> Iterator[str]:
     elif figures.small_kept is not None and figures.small_pixels >= FEW_PIXELS and figures.small_kept < SMALL_LOST:
         yield (
             f"Small things that move, such as a ball, are lost: {max(figures.small_kept, 0):.0%} of their contrast is "
-            "kept in reconstructions. Train the tokenizer longer; without perceptual weights, raise "
-            "tokenizer.max_pixel_weight."
+            "kept in reconstructions. Train the tokenizer longer"
+            + ("; without perceptual weights, raise tokenizer.max_pixel_weight." if drawn is None else ".")
         )
     if figures.still_changed is not None and figures.still_changed > FLICKER:
         yield (

@@ -48,7 +48,7 @@ def diagnosis_of(
     seed: int,
     looker: "Looker",
     tokenizer: Callable[["Looker | None"], TokenizerFigures],
-    dynamics: Callable[[], tuple[TokenFigures, ClassifierFigures, ClassifierFigures]],
+    dynamics: Callable[[], tuple[TokenFigures | None, ClassifierFigures, ClassifierFigures]],
     dream: Callable[[Sequence[tuple[int, int]]], DreamFigures],
 ) -> Diagnosis:
     """Measure the parts that were trained, and say of the others why they were not.
@@ -61,7 +61,7 @@ def diagnosis_of(
         seed: of the starts of dreams.
         looker: of the policy.
         tokenizer: measures the tokenizer, and lets the policy look if it was trained; called first.
-        dynamics: measures tokens, rewards and ends.
+        dynamics: measures tokens, rewards and ends; None where no step follows another.
         dream: measures dreams from (episode, step of the last frame that is read), at least one.
     """
     steps = sum(map(len, episodes))
@@ -75,6 +75,8 @@ def diagnosis_of(
     of_tokens, rewards, ends, of_dream = None, None, None, None
     if "dynamics" in trained:
         of_tokens, rewards, ends = dynamics()
+        if of_tokens is None:
+            skipped["dynamics"] = "no episode has two steps in a row"
         starts = dream_starts(
             [len(episode) for episode in episodes], before=context - 1, after=horizon, most=STARTS,
             generator=np.random.default_rng(seed),
@@ -168,10 +170,22 @@ class Reconstructions:
         self._pixels += moving.numel()
         return moving
 
-    def figures(self, tokens: Tensor, *, codes: int, still_changed: float | None) -> TokenizerFigures:
-        """The figures so far, with the tokens (N, K) that were made and the share of those that flicker."""
-        counts = torch.bincount(tokens.flatten(), minlength=codes)
-        entropy = entropy_of_counts(counts)
+    def figures(
+        self, tokens: Tensor, *, codes: int, still_changed: float | None, latent_entropy: float | None = None
+    ) -> TokenizerFigures:
+        """The figures so far.
+
+        Args:
+            tokens: (N, K) int64 that were made, of one codebook, or classes of K categoricals.
+            codes: V, or those of each categorical.
+            still_changed: the share of tokens that flicker.
+            latent_entropy: of categoricals that draw; None where there is one codebook.
+        """
+        if latent_entropy is None:
+            counts, categoricals = torch.bincount(tokens.flatten(), minlength=codes), 1
+            used, entropy = int((counts > 0).sum()), entropy_of_counts(counts)
+        else:
+            (entropy, used), categoricals = _entropy_of_use(tokens, codes), tokens.shape[1]
         kept = [
             float(1 - lost / whole) if whole else None
             for lost, whole in zip(self._lost, self._contrast, strict=True)
@@ -180,8 +194,9 @@ class Reconstructions:
             reconstruction=self._ours.figures(), mean_image=self._by_mean.figures(),
             past_image=self._by_past.figures() if self._sees_past else None,
             moving_share=self._moving_pixels / self._pixels, kept=kept[0], small_kept=kept[1],
-            small_pixels=self._small_pixels, still_changed=still_changed, codes=codes,
-            codes_used=int((counts > 0).sum()), perplexity=float(np.exp(entropy)), entropy=entropy,
+            small_pixels=self._small_pixels, still_changed=still_changed, codes=codes * categoricals,
+            codes_used=used, perplexity=float(np.exp(entropy)), entropy=entropy, categoricals=categoricals,
+            latent_entropy=latent_entropy,
         )  # fmt: skip
 
 
@@ -189,18 +204,21 @@ class Looker:
     """The policy, looking at one view after the other, and what it made of them.
 
     Args:
-        actor_critic: a policy with settings; it is asked for one view at a time.
-        knows_sizes: whether its values are of rewards as they are, instead of their signs.
+        actor_critic: a policy; it is asked for one view at a time.
+        gamma: discount per step of its values.
+        known_as: from raw rewards to those that its values are of.
     """
 
-    def __init__(self, actor_critic: Any, *, knows_sizes: bool = False) -> None:
-        self._actor_critic, self._knows_sizes = actor_critic, knows_sizes
+    def __init__(
+        self, actor_critic: Any, *, gamma: float, known_as: Callable[[np.ndarray], np.ndarray] = np.sign
+    ) -> None:
+        self._actor_critic, self._gamma, self._known_as = actor_critic, gamma, known_as
         self._memory: Any = None
         self._logits: list[Tensor] = []
         self._values: list[Tensor] = []
 
     def look(self, views: Tensor, *, first: bool) -> None:
-        """Look at views (N, 3, 64, 64) of an episode, in order; `first` forgets what was before."""
+        """Look at views (N, ...) of an episode, in order; `first` forgets what was before."""
         memory = None if first else self._memory
         for view in views.split(1):
             output = self._actor_critic(view, memory)
@@ -218,8 +236,7 @@ class Looker:
         returns, expected, first = [], [], 0
         for episode in episodes:
             if episode.ends[-1]:
-                rewards = episode.rewards if self._knows_sizes else np.sign(episode.rewards)
-                returns.append(discounted_returns(rewards, self._actor_critic.config.gamma))
+                returns.append(discounted_returns(self._known_as(episode.rewards), self._gamma))
                 expected.append(values[first : first + len(episode)])
             first += len(episode)
         followed = np.concatenate(returns) if returns else np.zeros(0)
@@ -244,21 +261,59 @@ class Dreamt(NamedTuple):
     ends: float
 
 
-def dreamt(dream: Dream, actions: Tensor, watch: Watch) -> Dreamt:
-    """Let B dreams go on under actions (B, H)."""
+def dreamt(
+    dream: Dream, actions: Tensor, watch: Watch, *, picture: Callable[[Tensor], Tensor] = lambda view: view
+) -> Dreamt:
+    """Let B dreams go on under actions (B, H); `picture` makes pictures of views that are none."""
     views = []
     rewards, ends = torch.zeros(2, len(actions), device=actions.device)
     for action in actions.unbind(1):
         outcome = dream.step(action)
-        views.append(dream.view)
+        views.append(picture(dream.view))
         rewards += outcome.rewards.abs() > PAID
-        ends += outcome.ends
+        ends += outcome.over
         watch(0)
     return Dreamt(torch.stack(views, 1), float(rewards.mean()), float(ends.mean()))
 
 
+def dream_figures(
+    frames: Tensor,
+    rewards: Sequence[np.ndarray],
+    *,
+    context: int,
+    played: Callable[[bool], Dreamt],
+    seen_start: Tensor | None,
+    reconstruction: Tensor,
+) -> DreamFigures:
+    """Figures of B dreams against what really came.
+
+    Args:
+        frames: (B, H + 1, C, 64, 64) uint8, the real ones, from the one that the dreams begin at.
+        rewards: B of (H,), the real ones.
+        context: real frames that were read.
+        played: dreams that take what is most probable if told to, else draw.
+        seen_start: (B, C, 64, 64) in [0, 1], the first of the frames as the tokenizer shows it; None: as it is.
+        reconstruction: (B, H, C, 64, 64) in [0, 1], the others, likewise.
+    """
+    real = frames[:, 1:].float() / 255
+    moved = torch.stack([differing(frame, frames[:, 0]) for frame in frames[:, 1:].unbind(1)], 1)
+
+    def shown(images: Tensor) -> Curve:
+        return curve(images, real, moved)
+
+    sampled, greedy = played(False), played(True)
+    copy = shown((frames[:, :1].float() / 255).expand_as(real))
+    return DreamFigures(
+        starts=len(frames), horizon=real.shape[1], context=context, sampled=shown(sampled.views),
+        greedy=shown(greedy.views), copy=copy,
+        copy_reconstruction=copy if seen_start is None else shown(seen_start[:, None].expand_as(real)),
+        reconstruction=shown(reconstruction), real_rewards=float(np.mean([np.count_nonzero(r) for r in rewards])),
+        dreamt_rewards=sampled.rewards, dreamt_ends=sampled.ends,
+    )  # fmt: skip
+
+
 def frames_on(frames: np.ndarray, device: torch.device) -> Tensor:
-    """(N, 64, 64, 3) uint8 -> (N, 3, 64, 64) on the device."""
+    """(N, 64, 64, C) uint8 -> (N, C, 64, 64) on the device."""
     return torch.from_numpy(frames).to(device).permute(0, 3, 1, 2)
 
 
@@ -281,6 +336,12 @@ def small_things(things: Tensor) -> Tensor:
 def entropy_of_counts(counts: Tensor) -> float:
     """Entropy in nats of how often each of (V,) things occurred."""
     return float(torch.special.entr(counts.double() / counts.sum()).sum())
+
+
+def _entropy_of_use(classes: Tensor, categories: int) -> tuple[float, int]:
+    """Mean over K categoricals of the entropy of how often each of their classes (N, K) occurred, and how many did."""
+    counts = [torch.bincount(column, minlength=categories) for column in classes.unbind(1)]
+    return float(np.mean([entropy_of_counts(one) for one in counts])), sum(int((one > 0).sum()) for one in counts)
 
 
 def classifier_figures(logits: Tensor, labels: Tensor, names: Sequence[str]) -> ClassifierFigures:
@@ -334,7 +395,9 @@ def token_figures(
     stays = now == before
     hits = (guesses == tokens)[1:][follows]
     compared = _Compared(cross_entropy[1:][follows].double(), hits, copied=stays, changed=~stays)
-    return _token_figures("frames", tokens, cross_entropy, guesses, predicted, compared, codes)
+    everywhere = entropy_of_counts(torch.bincount(tokens.flatten(), minlength=codes))
+    costs, right = cross_entropy[predicted], (guesses == tokens)[predicted]
+    return _token_figures("frames", costs, right, compared, codes=codes, unigram_entropy=everywhere)
 
 
 def transition_token_figures(
@@ -351,20 +414,37 @@ def transition_token_figures(
     """
     usual = tokens.mode(0).values  # (K,), the most frequent of each place
     compared = _Compared(cross_entropy.double(), guesses == tokens, copied=tokens == usual, changed=moving)
-    everything = torch.ones_like(moving)
-    return _token_figures("transitions", tokens, cross_entropy, guesses, everything, compared, codes)
+    everywhere = entropy_of_counts(torch.bincount(tokens.flatten(), minlength=codes))
+    return _token_figures(
+        "transitions", compared.costs, compared.hits, compared, codes=codes, unigram_entropy=everywhere
+    )
+
+
+def latent_figures(
+    latents: Tensor, before: Tensor, cross_entropy: Tensor, guesses: Tensor, *, categories: int
+) -> TokenFigures:
+    """Figures of N predicted latents of K categoricals, N at least 1; a token is what one categorical says.
+
+    Args:
+        latents: (N, K) int64, the most probable classes of the true ones.
+        before: (N, K) int64, of the steps before.
+        cross_entropy: (N, K) of each prediction.
+        guesses: (N, K) int64, most probable classes.
+        categories: C, of each categorical.
+    """
+    stays = latents == before
+    compared = _Compared(cross_entropy.double(), guesses == latents, copied=stays, changed=~stays)
+    return _token_figures(
+        "latents", compared.costs, compared.hits, compared, codes=categories,
+        unigram_entropy=_entropy_of_use(latents, categories)[0],
+    )  # fmt: skip
 
 
 def _token_figures(
-    tokens_of: str,
-    tokens: Tensor,
-    cross_entropy: Tensor,
-    guesses: Tensor,
-    predicted: Tensor,
-    compared: _Compared,
-    codes: int,
+    tokens_of: str, costs: Tensor, right: Tensor, compared: _Compared, *, codes: int, unigram_entropy: float
 ) -> TokenFigures:
-    mean = _mean(cross_entropy[predicted]) or 0.0
+    """Of the costs of all predicted tokens, whether they are right, and those that copying is compared on."""
+    mean = _mean(costs) or 0.0
     changed = compared.changed
 
     def by_place(values: Tensor) -> list[float]:
@@ -374,8 +454,8 @@ def _token_figures(
         tokens_of=tokens_of,
         cross_entropy=mean,
         cross_entropy_share=mean / math.log(codes),
-        unigram_entropy=entropy_of_counts(torch.bincount(tokens.flatten(), minlength=codes)),
-        accuracy=_mean((guesses == tokens)[predicted]) or 0.0,
+        unigram_entropy=unigram_entropy,
+        accuracy=_mean(right) or 0.0,
         next_accuracy=_mean(compared.hits),
         copy_accuracy=_mean(compared.copied),
         next_cross_entropy=_mean(compared.costs),
@@ -386,12 +466,12 @@ def _token_figures(
         position_cross_entropy=by_place(compared.costs),
         position_accuracy=by_place(compared.hits),
         position_copy_accuracy=by_place(compared.copied),
-        tokens=int(predicted.sum()),
+        tokens=costs.numel(),
     )
 
 
 def curve(images: Tensor, real: Tensor, moved: Tensor) -> Curve:
-    """Errors by step of images and real frames (B, H, 3, 64, 64) in [0, 1]; moved (B, H, 64, 64) since the start."""
+    """Errors by step of images and real frames (B, H, C, 64, 64) in [0, 1]; moved (B, H, 64, 64) since the start."""
     apart = (images - real).abs().double().mean(2)  # (B, H, 64, 64), over channels
     counts = moved.sum((0, 2, 3))
     sums = (apart * moved).sum((0, 2, 3))

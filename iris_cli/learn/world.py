@@ -25,6 +25,29 @@ class Outcome:
     view: Tensor | None
     discounts: Tensor | None = None
 
+    @property
+    def over(self) -> Tensor:
+        """(B,) bool, whether the episode more probably ended with this step than went on, for those who look on.
+
+        Where discounts are expected, `ends` says something else: that the chance to have come this far is used up.
+        """
+        return self.ends if self.discounts is None else self.discounts < 0.5
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a dream expects of a step, before it draws what comes of it.
+
+    Attributes:
+        rewards: (B,) float32, expected.
+        ends: (B,) float32 in [0, 1], the chance that the episode ends.
+        signs: (B, 3) chances of a reward of -1, 0 and 1, or None where the dynamics knows more than signs.
+    """
+
+    rewards: Tensor
+    ends: Tensor
+    signs: Tensor | None
+
 
 class Dream(Protocol):
     """B imagined episodes on their way: begun from real steps, short-lived, without gradients."""

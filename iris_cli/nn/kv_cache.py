@@ -32,6 +32,15 @@ class KVCache:
         """Forget everything; the memory is written over by what comes next."""
         self.length = 0
 
+    def save(self) -> Tensor:
+        """A copy of what was read, for `restore`: (layers, 2, B, heads, length, head_dim)."""
+        return self.memory[:, :, :, :, : self.length].clone()
+
+    def restore(self, saved: Tensor) -> None:
+        """Hold just what `save` of this cache gave."""
+        self.length = saved.shape[4]
+        self.memory[:, :, :, :, : self.length] = saved
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write one layer's keys and values behind `length`, and return all of that layer's, these included.
 

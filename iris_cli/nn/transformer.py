@@ -1,5 +1,7 @@
 """A GPT: pre-LayerNorm blocks over embeddings, learned absolute positions, optional KV cache. No tokens, no heads."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,6 +94,18 @@ class Transformer(nn.Module):
             cache.advance(tokens)
         return self.ln_f(x)
 
+    def attention(self, x: Tensor) -> Iterator[Tensor]:
+        """The attention (B, heads, n, n) of each layer over embeddings (B, n, E) without positions; no dropout.
+
+        `forward` does not make it: its kernels never hold it whole.
+        """
+        x = x + self.positions.weight[: x.shape[1]]
+        mask = self.mask[: x.shape[1], : x.shape[1]]
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block.attn.weights(block.ln1(x), mask)
+            x = block(x, mask, False)
+
     def _read_one(self, x: Tensor, cache: KVCache) -> Tensor:
         """As `forward`, for one token (B, E) of each sequence, (B, E): the hot path of dreams.
 
@@ -141,6 +155,12 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.dropout = Dropout(residual_dropout)
+
+    def weights(self, x: Tensor, mask: Tensor) -> Tensor:
+        """How much each token looks at each: (B, heads, n, n)."""
+        queries, keys, _ = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1)
 
     def forward(self, x: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None, layer: int) -> Tensor:
         split = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, heads, head_dim)

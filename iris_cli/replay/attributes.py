@@ -29,11 +29,16 @@ RESERVED = (  # attributes that only `Dataset` itself writes
     "writers",
     "tokens",
 )
-OPTIONAL = ("achievements",)  # likewise, but not there in most datasets
+OPTIONAL = ("achievements", "final_observations")  # likewise, but not there in most datasets
 
 
 def new_attributes(
-    environment: dict[str, Any], action_meanings: Sequence[str], achievements: Sequence[str], others: dict[str, Any]
+    environment: dict[str, Any],
+    action_meanings: Sequence[str],
+    achievements: Sequence[str],
+    others: dict[str, Any],
+    *,
+    keeps_finals: bool = False,
 ) -> dict[str, Any]:
     """Those of an empty dataset."""
     return plain(
@@ -51,6 +56,7 @@ def new_attributes(
             "writers": [],
             "tokens": {},
             **({"achievements": list(achievements)} if achievements else {}),
+            **({"final_observations": 0} if keeps_finals else {}),
         }
     )
 
@@ -165,6 +171,7 @@ def _is_complete(attributes: dict[str, Any]) -> bool:
             for entry in attributes["writers"]
         )
         and isinstance(attributes.get("achievements", []), list)
+        and is_count(attributes.get("final_observations", 0))
         and isinstance(attributes["tokens"], dict)
         and all(name.isalnum() and is_count(length) for name, length in attributes["tokens"].items())
     )

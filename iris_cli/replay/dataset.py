@@ -32,9 +32,11 @@ from iris_cli.replay.attributes import (
 from iris_cli.replay.episodes import Episodes
 from iris_cli.replay.fields import (
     EPISODE_FIELDS,
+    FINALS,
     Field,
     check_steps,
     check_tokens,
+    finals_field,
     frame_shape,
     step_fields,
     tokens_field,
@@ -65,6 +67,7 @@ class Dataset:
         action_meanings: Sequence[str],
         achievements: Sequence[str] = (),
         attributes: dict[str, Any] | None = None,
+        keeps_finals: bool = False,
     ) -> Self:
         """Make an empty dataset, open for writing. It appears whole or not at all.
 
@@ -74,12 +77,15 @@ class Dataset:
             action_meanings: one name per action.
             achievements: one name for each that an episode may unlock, in games that have such.
             attributes: more JSON-safe attributes to begin with.
+            keeps_finals: whether it shall keep what was seen after the last step of episodes.
 
         Raises:
             DatasetError: if something is there already, or it cannot be written.
         """
         path = Path(path)
-        content = new_attributes(environment, action_meanings, achievements, attributes or {})
+        content = new_attributes(
+            environment, action_meanings, achievements, attributes or {}, keeps_finals=keeps_finals
+        )
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             if path.exists():
@@ -87,7 +93,8 @@ class Dataset:
             path.parent.mkdir(parents=True, exist_ok=True)
             group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
             fields = step_fields(frame_shape(environment), len(achievements))
-            for name, field in {**fields, **EPISODE_FIELDS}.items():
+            finals = {FINALS: finals_field(frame_shape(environment))} if keeps_finals else {}
+            for name, field in {**fields, **EPISODE_FIELDS, **finals}.items():
                 _create_array(group, name, field)
             dataset = cls(path, content, _lock(unfinished))
             unfinished.rename(path)
@@ -227,6 +234,16 @@ class Dataset:
             raise ShapeError(f"steps {start} to {stop} of {self.num_steps} were asked for", where=self.path)
         return self._read(field, self._step_fields[field], start, stop)
 
+    def final_observation(self, episode: int) -> np.ndarray | None:
+        """The frame after an episode's last step; None where it was not kept, as in whatever was collected here.
+
+        Raises:
+            DatasetError: if it is unreadable.
+        """
+        if episode >= self._attributes.get(FINALS, 0):
+            return None
+        return self._read(FINALS, finals_field(self.frame_shape), episode, episode + 1)[0]
+
     def scores(self) -> np.ndarray:
         """(finished episodes,) float64, the sum of raw rewards of each. A lost life may have ended it."""
         return self._episodes.scores(self.read("rewards"), self._over())
@@ -259,6 +276,7 @@ class Dataset:
             "tokens": dict(self._attributes["tokens"]),
             "size_bytes": sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()),
             "created": self._attributes["created"],
+            **self._imported(),
             "format_version": FORMAT_VERSION,
         }
 
@@ -277,6 +295,7 @@ class Dataset:
         episode_ids: Sequence[int],
         writer: str,
         attributes: dict[str, Any] | None = None,
+        finals: np.ndarray | None = None,
     ) -> None:
         """Add n steps in one commit: after a kill at any instant either all of them are there, or none.
 
@@ -292,6 +311,8 @@ class Dataset:
                 `num_episodes` and so on. A piece that goes on with the last one of the dataset makes that longer.
             writer: who collected these steps; only the same may rewind them.
             attributes: JSON-safe, committed with the steps; others stay as they are.
+            finals: (m, *frame_shape) uint8, the frames after the last steps of the next m episodes that have none yet,
+                of a dataset that keeps them.
 
         Raises:
             DatasetError: if the dataset is not open for writing, or cannot be written.
@@ -320,6 +341,8 @@ class Dataset:
             self._write("episode_ids", EPISODE_FIELDS["episode_ids"], 0, episodes.ids)
         writers = self._attributes["writers"]
         counts = {"committed_steps": start + steps, "committed_episodes": len(episodes.ends)}
+        if finals is not None and len(finals):
+            counts[FINALS] = self._write_finals(finals, episodes.count)
         own = own_only(attributes or {})
         self._commit({**own, **counts, "writers": with_writer(writers, writer, start) if steps else writers})
         self._episodes = episodes
@@ -344,6 +367,7 @@ class Dataset:
                 **own_only(attributes or {}),
                 "committed_steps": steps,
                 "committed_episodes": len(episodes.ends),
+                **({FINALS: min(self._attributes[FINALS], episodes.count - cut)} if FINALS in self._attributes else {}),
                 "rewinds": self._attributes["rewinds"] + cut,
                 "writers": [entry for entry in self._attributes["writers"] if entry["start"] < steps],
                 "tokens": tokens,
@@ -402,10 +426,19 @@ class Dataset:
     def _step_fields(self) -> dict[str, Field]:
         return step_fields(self.frame_shape, len(self.achievements))
 
+    def _imported(self) -> dict[str, Any]:
+        """Where imported steps come from, in short; nothing of what was collected here."""
+        facts = self._attributes.get("imported")
+        if not isinstance(facts, dict):
+            return {}
+        return {"imported": {name: facts.get(name) for name in ("source", "format", "licence")}}
+
     def _check(self) -> None:
         """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""
         for name, field in self._step_fields.items():
             self._check_array(name, field, self.num_steps)
+        if FINALS in self._attributes:
+            self._check_array(FINALS, finals_field(self.frame_shape), self._attributes[FINALS])
         for fingerprint, length in self._attributes["tokens"].items():
             self._check_array(f"tokens/{fingerprint}", None, length)
         pieces = self._attributes["committed_episodes"]
@@ -456,6 +489,14 @@ class Dataset:
             array[start:] = np.asarray(values, dtype=field.dtype)
         except _DAMAGE as error:
             raise DatasetError(f"the array {name} cannot be written: {error}", where=self.path) from None
+
+    def _write_finals(self, finals: np.ndarray, episodes: int) -> int:
+        """Put the next final frames behind those that are there; how many there are then, of so many episodes."""
+        before = self._attributes.get(FINALS)
+        if before is None or finals.shape[1:] != self.frame_shape or before + len(finals) > episodes:
+            raise ShapeError(f"final observations {finals.shape} do not fit {before} of {episodes} episodes")
+        self._write(FINALS, finals_field(self.frame_shape), before, finals)
+        return before + len(finals)
 
     def _commit(self, changes: dict[str, Any]) -> None:
         """Make it count: all attributes are one file, which zarr replaces by a rename."""

@@ -25,6 +25,7 @@ _OTHER_FIELDS = {
     "terminations": Field("bool", (), 16384),
     "truncations": Field("bool", (), 16384),
 }
+FINALS = "final_observations"  # of whole episodes: what was seen after the last step, where a dataset keeps that
 EPISODE_FIELDS = {"episode_ends": Field("int64", (), 16384), "episode_ids": Field("int64", (), 16384)}
 
 
@@ -40,6 +41,11 @@ def step_fields(shape: tuple[int, int, int], achievements: int = 0) -> dict[str,
     """
     fields = {"observations": Field("uint8", shape, 64), **_OTHER_FIELDS}
     return {**fields, "achievements": Field("bool", (achievements,), 16384)} if achievements else fields
+
+
+def finals_field(shape: tuple[int, int, int]) -> Field:
+    """That of the frames after the last steps of episodes."""
+    return Field("uint8", shape, 64)
 
 
 def tokens_field(tokens_per_frame: int) -> Field:

@@ -36,3 +36,27 @@ def take_lock(file: Path, *, what: str, where: Path, error: type[IrisError]) -> 
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
+
+
+def release_lock(descriptor: int) -> None:
+    """Give a lock back; its file then names nobody. In a child process, close the descriptor alone."""
+    if os.pread(descriptor, 20, 0) == str(os.getpid()).encode():
+        os.ftruncate(descriptor, 0)
+    os.close(descriptor)
+
+
+def holder(file: Path) -> int | None:
+    """The process that a lock's file names, if it is there; None: nobody. Looking takes no lock, so it disturbs none.
+
+    A process that was killed leaves its name, and may come to share it with another one.
+    """
+    try:
+        process = int(file.read_text())
+        if process < 1:  # would be a group of processes
+            return None
+        os.kill(process, 0)  # sends nothing
+    except PermissionError:  # somebody else's
+        return process
+    except (OSError, ValueError, OverflowError):
+        return None
+    return process

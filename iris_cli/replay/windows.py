@@ -100,7 +100,7 @@ def gather_windows(
         stacks: (N+1, ...), one more than the steps if windows reach the last: the observation after it; or None.
         actions, rewards, terminations, truncations: (N,) of all steps.
     """
-    rows = (starts[:, None] + torch.arange(-1, length + 1, device=starts.device)).clamp(min=0)  # (B, T+2)
+    rows = window_steps(starts, length)  # (B, T+2)
     steps, nothing_before = rows[:, :-1], torch.zeros_like(rows[:, :-1], dtype=torch.bool)
     nothing_before[:, 0] = starts == 0
     return Windows(
@@ -110,6 +110,11 @@ def gather_windows(
         terminations=terminations[steps],
         truncations=truncations[steps],
     )
+
+
+def window_steps(starts: Tensor, length: int) -> Tensor:
+    """(B, T+2) int64: the step before each of `starts` (B,), the T steps from there on, and the one after them."""
+    return (starts[:, None] + torch.arange(-1, length + 1, device=starts.device)).clamp(min=0)
 
 
 def take_rows(values: Tensor, rows: Tensor) -> Tensor:

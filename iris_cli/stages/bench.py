@@ -21,6 +21,7 @@ from iris_cli.config import nearest
 from iris_cli.device import choose_device, fast_matmul
 from iris_cli.errors import ConfigError
 from iris_cli.learn.work import peaks
+from iris_cli.machine import processor
 from iris_cli.report import Report, Section
 from iris_cli.stages.bench_measures import AgentSubject, Clock, Games, IrisSubject, Measured
 from iris_cli.version import VERSION
@@ -225,22 +226,13 @@ def rounded(value: float) -> float:
 def machine(device: torch.device) -> dict[str, Any]:
     """What a figure depends on besides the program."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "iris-wm": VERSION,
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _tokenizer_loss(agent: str, subject: IrisSubject | AgentSubject) -> str:

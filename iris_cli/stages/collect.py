@@ -9,6 +9,7 @@ import itertools
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,13 +64,13 @@ def collect(run: Run, settings: Collect) -> Report:
         warm, run.environments = run.environments, None
         collection = _Collection(dataset, run.environment, settings, seed=run.seed, writer=run.writer, warm=warm)
         try:
-            collection.burn_in(actor, run.config.actor_critic.burn_in)
+            collection.burn_in(actor)
             report = collection.play(actor, title=f"collect ({run.environment.name}, policy of {run.directory})")
         except BaseException:
             collection.close()
             raise
         run.environments = collection.envs
-    _take_note(run)
+    take_note(run)
     return report
 
 
@@ -78,12 +79,12 @@ def collect_alone(run: Run, settings: Collect) -> Report:
     try:
         return collect(run, settings)
     except Interrupted:
-        _take_note(run)
+        take_note(run)
         run.save()
         raise
 
 
-def _take_note(run: Run) -> None:
+def take_note(run: Run) -> None:
     """Let the run know how far its own dataset goes, and that its next collection draws anew."""
     if run.dataset_path == Path(run.card["dataset"]):
         dataset = run.dataset()
@@ -115,10 +116,17 @@ def open_dataset(path: Path, environment: EnvSpec) -> Dataset:
         )  # fmt: skip
 
 
+@lru_cache  # once in a process, however many rounds there are
+def _tell(note: str) -> None:
+    console.warn(note)
+
+
 class _Policy(Protocol):
     """Chooses actions (E,) for frames (E, 64, 64, 3); rows that are not active are not acted in."""
 
     def act(self, frames: np.ndarray, active: np.ndarray) -> np.ndarray: ...
+
+    def took(self, actions: np.ndarray, rewards: np.ndarray) -> None: ...
 
     def forget(self, which: np.ndarray) -> None: ...
 
@@ -131,6 +139,9 @@ class _Uniform:
 
     def act(self, frames: np.ndarray, active: np.ndarray) -> np.ndarray:
         return self._draws.integers(self._num_actions, size=self._num_envs)
+
+    def took(self, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Nothing to learn from it."""
 
     def forget(self, which: np.ndarray) -> None:
         """Nothing to forget."""
@@ -163,6 +174,8 @@ class _Collection:
             warm = None
         self.envs = warm or VectorEnv(environment, settings.num_envs)
         self.num_actions = self.envs.num_actions
+        if self.envs.note is not None:
+            _tell(f"{environment.name}: {self.envs.note}")
         # What begins anew after stored steps must not repeat them, even with their seed.
         self._origin: int = dataset.num_steps if saved is None else saved["origin"]
         self.draws = np.random.default_rng([seed, _ACTION_STREAM, self._origin])
@@ -179,10 +192,12 @@ class _Collection:
             self._running = [0.0] * settings.num_envs
             self._frames = self.envs.reset([self._next_seed(env) for env in range(settings.num_envs)])
 
-    def burn_in(self, actor: Actor, length: int) -> None:
-        """Fill the policy's memory from the last `length` stored frames of the episodes under way; left padding."""
-        frames = np.zeros((self._settings.num_envs, length, *self._frames.shape[1:]), np.uint8)
-        mask = np.zeros((self._settings.num_envs, length), bool)
+    def burn_in(self, actor: Actor) -> None:
+        """Fill the policy's memory from the last stored steps of the episodes under way; left padding."""
+        length = actor.burn_in_steps
+        shape = (self._settings.num_envs, length)
+        frames, mask = np.zeros((*shape, *self._frames.shape[1:]), np.uint8), np.zeros(shape, bool)
+        actions, rewards = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
         for env, episode in enumerate(self._episodes):
             missing = length
             for start, stop in reversed([] if episode is None else self._dataset.pieces(episode)):
@@ -191,8 +206,10 @@ class _Collection:
                     break
                 filled = slice(missing - known, missing)
                 frames[env, filled], mask[env, filled] = self._dataset.read("observations", stop - known, stop), True
+                actions[env, filled] = self._dataset.read("actions", stop - known, stop)
+                rewards[env, filled] = self._dataset.read("rewards", stop - known, stop)
                 missing -= known
-        actor.burn_in(frames, mask)
+        actor.burn_in(frames, mask, actions, rewards)
 
     def play(self, policy: _Policy, *, title: str) -> Report:
         """Play and commit `settings.steps` steps."""
@@ -228,6 +245,7 @@ class _Collection:
     def _step(self, policy: _Policy, active: np.ndarray) -> None:
         actions = policy.act(self._frames, active)
         steps = self.envs.step(actions, active)
+        policy.took(actions, steps.rewards)
         for env in np.flatnonzero(active).tolist():
             self._buffers[env].add(self._frames[env], actions[env], steps, env)
             self._running[env] += float(steps.rewards[env])

@@ -5,7 +5,7 @@ summed. A run that was trained by hand has its evaluation reports alone. Nothing
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import ConfigError, RunError
 from iris_cli.evaluations import TIME, evaluations
 from iris_cli.learn.scores import RANDOM_AND_HUMAN
+from iris_cli.metrics import Line, read_metrics
 from iris_cli.report import Report
 
 AXES = {"steps": "environment steps", "minutes": "minutes of work"}
@@ -85,16 +86,16 @@ def _placed(run: Path, x: str) -> list[Point]:
     return points
 
 
-def _from_metrics(run: Path) -> list[Point]:
-    """The evaluations among the lines that close a stage of a pipeline; a last line that a kill cut off is none."""
-    path = run / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+def points_in(lines: Iterable[Line], run: Path) -> list[Point]:
+    """The evaluations among the lines of a pipeline's run.
+
+    Raises:
+        RunError: if a line that closes a stage lacks something.
+    """
     points: list[Point] = []
     steps, seconds = 0, 0.0
     try:
-        for line in (json.loads(line) for line in lines if line.endswith("\n")):
+        for line in lines:
             if line.get("event") != "stage":
                 continue
             if line["stage"] == "collect":
@@ -109,8 +110,17 @@ def _from_metrics(run: Path) -> list[Point]:
                 )  # fmt: skip
             seconds += line["seconds"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"the metrics cannot be read ({error})", where=path) from None
+        raise RunError(f"the metrics cannot be read ({error})", where=run / "metrics.jsonl") from None
     return points
+
+
+def _from_metrics(run: Path) -> list[Point]:
+    """Of a pipeline's run; a last line that a kill cut off is none."""
+    path = run / "metrics.jsonl"
+    found = read_metrics(path)
+    if found.skipped:
+        raise RunError(f"the metrics cannot be read ({found.skipped} lines are none)", where=path)
+    return points_in(found.lines, run)
 
 
 def _from_reports(run: Path) -> list[Point]:

@@ -17,7 +17,7 @@ import torch
 from iris_cli import console, interrupts
 from iris_cli.config import to_mapping
 from iris_cli.envs.vector import VectorEnv
-from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError
+from iris_cli.errors import ConfigError, DatasetError, Interrupted
 from iris_cli.learn.acting import Actor
 from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.hints import behind_copying, hints, parts, plain
@@ -61,20 +61,17 @@ def diagnose(run: Run, settings: Diagnose, *, name: str | None = None) -> Report
             one where that report is there already.
 
     Raises:
-        RunError: if the run's agent has no diagnosis.
         DatasetError: if the dataset that is named is empty, or of another environment.
         Interrupted: after Ctrl-C; nothing is written.
     """
     begun = time.monotonic()
-    if not can_be_measured(run):
-        raise RunError(f"{run.agent_name} has no diagnosis yet", where=run.directory)
     if settings.dataset is None:
         policy = "agent" if run.is_trained("actor_critic") and run.is_trained("tokenizer") else "random"
         source = f"fresh games, {policy} policy"
         episodes = _played(run, settings, policy)
     else:
         source = f"dataset {settings.dataset}"
-        episodes = _stored(run, settings, settings.dataset)
+        episodes = stored(run, settings.dataset, steps=settings.steps, most=settings.episodes)
     diagnosis = measured(run, episodes, horizon=settings.horizon, seed=settings.seed)
     rewards = training_rewards(run)
     found = hints(diagnosis, training_rewards=rewards)
@@ -103,11 +100,6 @@ def diagnose(run: Run, settings: Diagnose, *, name: str | None = None) -> Report
     )
 
 
-def can_be_measured(run: Run) -> bool:
-    """Whether the run's agent can tell how good its parts are; not every one has learned to yet."""
-    return hasattr(run.agent, "diagnose")
-
-
 def measured(run: Run, episodes: list[Episode], *, horizon: int, seed: int) -> Diagnosis:
     """What the run's agent says of itself on episodes in memory.
 
@@ -133,6 +125,7 @@ def key_figures(diagnosis: Diagnosis) -> dict[str, float | int | str]:
             "reconstruction_error": tokenizer.reconstruction.absolute,
             "moving_error": tokenizer.reconstruction.moving_absolute,
             "perplexity": tokenizer.perplexity,
+            "latent_entropy": tokenizer.latent_entropy,
         }
     if (dynamics := diagnosis.dynamics) is not None:
         figures |= {
@@ -174,16 +167,20 @@ def _notes(run: Run, settings: Diagnose) -> tuple[str, ...]:
     return (f"{run.directory} was trained on this dataset, so these steps are not held out",) if own else ()
 
 
-def _stored(run: Run, settings: Diagnose, path: Path) -> list[Episode]:
-    """The first steps of a dataset, by pieces of episodes."""
+def stored(run: Run, path: Path, *, steps: int, most: int | None = None) -> list[Episode]:
+    """The first steps of a dataset of the run's environment, by pieces of episodes, up to `most` of them.
+
+    Raises:
+        DatasetError: if the dataset is empty, or of another environment.
+    """
     with Dataset.open(path) as dataset:
         dataset.check_environment(run.environment.to_mapping())
         if not dataset.num_steps:
             raise DatasetError(
                 "the dataset has no steps", where=path, fix=f"Collect: iris collect --env {run.environment.name}"
             )
-        ends = dataset.episode_ends[: settings.episodes]
-        pieces = zip(np.append(0, ends[:-1]).tolist(), np.minimum(ends, settings.steps).tolist(), strict=True)
+        ends = dataset.episode_ends[:most]
+        pieces = zip(np.append(0, ends[:-1]).tolist(), np.minimum(ends, steps).tolist(), strict=True)
         return [
             Episode(
                 frames=dataset.read("observations", start, stop),
@@ -218,6 +215,7 @@ def _played(run: Run, settings: Diagnose, policy: str) -> list[Episode]:
                     raise Interrupted("diagnose stopped while it played; no report was written.")
                 action = actor.act(frames) if policy == "agent" else _random(run.agent.num_actions, draws)
                 steps = envs.step(action)
+                actor.took(action, steps.rewards)
                 over = bool(steps.terminations[0] or steps.truncations[0])
                 recorder.add(frames[0], int(action[0]), float(steps.rewards[0]), over)
                 frames = steps.frames

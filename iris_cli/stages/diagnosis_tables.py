@@ -23,7 +23,7 @@ def tables(diagnosis: Diagnosis, hints: tuple[Hint, ...], *, title: str) -> tupl
         sections.append(_tokenizer(diagnosis.tokenizer))
     if diagnosis.dynamics is not None:
         sections.append(_dynamics(diagnosis.dynamics))
-        if diagnosis.dynamics.position_accuracy:
+        if diagnosis.dynamics.position_accuracy and diagnosis.dynamics.tokens_of != "latents":
             sections.append(_places(diagnosis.dynamics))
     classifiers = [(name, x) for name, x in (("reward", diagnosis.rewards), ("end", diagnosis.ends)) if x is not None]
     if classifiers:
@@ -55,19 +55,35 @@ def _tokenizer(figures: TokenizerFigures) -> Section:
         ("small ones kept, such as a ball", _percent(figures.small_kept), f"of {figures.small_pixels:,} pixels"),
         *(
             [("tokens that change where nothing moves", _percent(figures.still_changed), "less is better")]
-            if figures.past_image is None
+            if figures.past_image is None and figures.latent_entropy is None
             else []
         ),
-        ("codes used", figures.codes_used, f"of {figures.codes:,}"),
-        ("perplexity of their use", figures.perplexity, f"at most {figures.codes:,}"),
+        *_codes(figures),
     )
     return Section("Tokenizer", ("", "here", "beside it"), rows)
+
+
+def _codes(figures: TokenizerFigures) -> tuple[Row, ...]:
+    if figures.latent_entropy is None:
+        return (
+            ("codes used", figures.codes_used, f"of {figures.codes:,}"),
+            ("perplexity of their use", figures.perplexity, f"at most {figures.codes:,}"),
+        )
+    categories = figures.codes // figures.categoricals
+    return (
+        ("classes used", figures.codes_used, f"of {figures.codes:,} of {figures.categoricals} categoricals"),
+        ("perplexity of their use, mean", figures.perplexity, f"at most {categories}"),
+        ("entropy of what is drawn from", _percent(figures.latent_entropy), "of uniform draws"),
+    )
 
 
 def _dynamics(figures: TokenFigures) -> Section:
     guessing = figures.cross_entropy / figures.cross_entropy_share if figures.cross_entropy_share else 0.0
     transitions = figures.tokens_of == "transitions"
-    copying = "always the most frequent of its place" if transitions else "copying the last frame"
+    copying = {
+        "transitions": "always the most frequent of its place",
+        "latents": "copying the last latent",
+    }.get(figures.tokens_of, "copying the last frame")
     rows: tuple[Row, ...] = (
         (
             "token cross-entropy, nats",

@@ -29,7 +29,7 @@ from iris_cli.learn.hints import hints, parts, plain
 from iris_cli.learn.scores import RANDOM_AND_HUMAN, human_normalised, mean_score
 from iris_cli.report import Report
 from iris_cli.run import Run
-from iris_cli.stages.diagnose import HORIZON, can_be_measured, key_figures, measured, training_rewards
+from iris_cli.stages.diagnose import HORIZON, key_figures, measured, training_rewards
 from iris_cli.stages.recorder import Recorder
 from iris_cli.stages.reports import about, write_report
 
@@ -71,8 +71,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
     begun, settings = time.monotonic(), _with_temperature(run, settings)
     scores, lengths, achievements, recorders = _play(run, settings)
     seconds = time.monotonic() - begun
-    measures = settings.measured_steps > 0 and can_be_measured(run)
-    world_model, shown = _measure(run, recorders, settings) if measures else (None, {})
+    world_model, shown = _measure(run, recorders, settings) if settings.measured_steps else (None, {})
     result = mean_score(scores)
     cut = 0 if settings.max_steps is None else sum(length >= settings.max_steps for length in lengths)
     game = run.environment.name
@@ -104,8 +103,6 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         **shown,
     }
     notes = [f"never trained: {', '.join(untrained)}"] if untrained else []
-    if settings.measured_steps and not measures:
-        notes.append(f"the world model was not measured: {run.agent_name} has no diagnosis yet")
     if cut:
         notes.append(f"{cut} of {len(scores)} games were cut at {settings.max_steps} steps, so this is not a score")
     return Report(stage="evaluate", figures=figures, files={"report": path}, notes=tuple(notes))
@@ -182,7 +179,7 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], Achieve
         [int(s) >> 1 for s in np.random.SeedSequence([settings.seed, e]).generate_state(2)] for e in range(episodes)
     ]
     # Of N episodes of one length, these are the first `kept` steps and little more, however many run at once.
-    kept = settings.measured_steps if can_be_measured(run) else 0
+    kept = settings.measured_steps
     recorders = [Recorder(kept // (episode + 1)) for episode in range(min(episodes, kept))]
     playing = np.arange(num_envs)  # the episode that each environment plays
     generators = [torch.Generator().manual_seed(seeds[episode][1]) for episode in playing]
@@ -202,6 +199,7 @@ def _play(run: Run, settings: Evaluate) -> tuple[list[float], list[int], Achieve
                 raise Interrupted(f"evaluate stopped after {finished} of {episodes} episodes; no report was written.")
             actions = actor.act(frames, active)
             steps = envs.step(actions, active)
+            actor.took(actions, steps.rewards)
             before, frames, over = frames, steps.frames, np.zeros(num_envs, bool)
             for env in np.flatnonzero(active):
                 episode = playing[env]

@@ -1,10 +1,14 @@
 """`iris imagine`: watch dreams beside what the real game does under the same actions from the same start.
 
 Three columns: the real frame, its reconstruction, and the imagined frame. A dream starts after some real steps, of
-which it reads the last few; from then on it sees nothing of the real game.
+which it reads the last few; from then on it sees nothing of the real game. Where there is no game to play, only
+imported data, dreams start in stored episodes, and the real column ends there unless the dream follows its actions.
+Beside the video lies a file of the same name, .json, with the actions and what they earned in both.
 """
 
+import json
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +19,19 @@ import torch
 from torch import Tensor
 
 from iris_cli import console, interrupts
+from iris_cli.checkpoints import write_atomically
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, Interrupted, RunError
 from iris_cli.learn.acting import Actor
 from iris_cli.nn.sampling import sample
-from iris_cli.render import Column, Film, compose, media_writer, write_media
+from iris_cli.render import Column, Film, compose, in_colour, media_writer, write_media
+from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
 from iris_cli.stages.training import needs_training
 
 POLICIES = ("agent", "random", "dataset")
+PAID = 0.05  # expected rewards nearer to 0 are shown as none: an expectation is never exactly 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +67,9 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
         path: where to write; None is `settings.render`.
 
     Raises:
-        ConfigError: if the agent's dreams cannot be shown yet, or a setting does not fit it.
+        ConfigError: if a setting does not fit the agent.
         RunError: if the tokenizer was never trained, or stored episodes are wanted and too short.
     """
-    if not hasattr(run.agent, "reconstruct"):
-        raise ConfigError(
-            f"the dreams of {run.agent_name} cannot be shown yet", where=run.directory,
-            fix="Leave imagine out; evaluate and export-checkpoint work.",
-        )  # fmt: skip
     needs_training(run, "tokenizer")
     if settings.context > run.config.dynamics.max_blocks:
         raise ConfigError(
@@ -79,27 +81,46 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
         films = []
         for index in range(settings.num):
             seeds = [int(s) >> 1 for s in np.random.SeedSequence([settings.seed, index]).generate_state(4)]
-            films.append(
-                _stored(run, settings, seeds) if settings.policy == "dataset" else _played(run, settings, seeds)
-            )
+            films.append(_filmed(run, settings, seeds))
             bar.advance()
             if interrupts.requested() and index + 1 < settings.num:
                 raise Interrupted("imagine stopped; nothing was written.")
     path = write_media(compose(films), path or settings.render, fps=settings.fps)
+    beside = path.with_suffix(".json")
+    write_atomically(beside, json.dumps({"dreams": [_trajectories(film) for film in films]}, indent=1) + "\n")
     real, dreamt = (np.mean([_total(film.columns[index]) for film in films]) for index in (0, 2))
+    has_real = settings.policy == "dataset" or not _has_no_game(run)
     figures: dict[str, float | int | str] = {
         "dreams": settings.num,
         "steps": settings.steps,
         "policy": settings.policy,
-        "mean_real_reward": float(real),
+        "mean_real_reward": float(real) if has_real else "-",
         "mean_imagined_reward": float(dreamt),
         "seconds": time.monotonic() - begun,
     }
-    return Report(stage="imagine", figures=figures, files={"video": path}, notes=_notes(run, settings))
+    files = {"video": path, "trajectories": beside}
+    return Report(stage="imagine", figures=figures, files=files, notes=_notes(run, settings))
+
+
+def _trajectories(film: Film) -> dict[str, Any]:
+    """Actions by name, and for both columns what each earned and with which the episode ended, counted from 1."""
+
+    def of(column: Column) -> dict[str, Any]:
+        assert column.rewards is not None
+        rewards = [round(float(reward), 4) for reward in column.rewards[1 : column.length]]
+        return {"rewards": rewards, "ended_with_step": column.length - 1 if column.ended else None}
+
+    return {"actions": list(film.actions or ()), "real": of(film.columns[0]), "imagined": of(film.columns[2])}
+
+
+def _has_no_game(run: Run) -> bool:
+    return run.environment.kind == "imported"
 
 
 def _notes(run: Run, settings: Imagine) -> tuple[str, ...]:
     notes = []
+    if _has_no_game(run) and settings.policy != "dataset":
+        notes.append("there is no game to play, so dreams start in stored episodes, where the real column ends")
     if not run.is_trained("dynamics"):
         notes.append(
             f"the dynamics has not been trained, so the imagined column is noise. Next: {run.command('train-dynamics')}"
@@ -111,45 +132,84 @@ def _notes(run: Run, settings: Imagine) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _filmed(run: Run, settings: Imagine, seeds: list[int]) -> Film:
+    if settings.policy == "dataset":
+        return _stored(run, settings, seeds)
+    return _left(run, settings, seeds) if _has_no_game(run) else _played(run, settings, seeds)
+
+
 def _played(run: Run, settings: Imagine, seeds: list[int]) -> Film:
     """A dream that starts in a real game; the real game then follows the dream's actions."""
     draws, policy = torch.Generator().manual_seed(seeds[1]), torch.Generator(device=run.device).manual_seed(seeds[2])
     actor = Actor(run.agent, 1, temperature=settings.temperature, epsilon=0.0, generators=[draws])
     warm_up = settings.context - 1 + settings.warm_up + seeds[3] % (settings.warm_up + 1)
     with closing(VectorEnv(run.environment.for_testing(), 1)) as envs:
-        frames, actions = [envs.reset([seeds[0]])[0].copy()], []
+        frames, actions, rewards = [envs.reset([seeds[0]])[0].copy()], [], []
         for _ in range(warm_up):
             action = actor.act(frames[-1][None])
             if settings.policy == "random":
                 action = torch.randint(run.agent.num_actions, (1,), generator=draws).numpy()
             steps = envs.step(action)
+            actor.took(action, steps.rewards)
             actions.append(int(action[0]))
+            rewards.append(float(steps.rewards[0]))
             frames.append(steps.frames[0].copy())
             if steps.terminations[0] or steps.truncations[0]:
-                frames, actions = [envs.reset([seeds[0] + len(frames)])[0].copy()], []
+                frames, actions, rewards = [envs.reset([seeds[0] + len(frames)])[0].copy()], [], []
                 actor.forget(np.ones(1, bool))
         known = min(settings.context, len(frames))
-        dream = _Dreamed(run, np.stack(frames[-known:]), actions[len(actions) - known + 1 :], policy)
-        memory, real = actor.memory, _Real(frames[-1])
-        for _ in range(settings.steps):
-            if settings.policy == "random":
-                action = torch.randint(run.agent.num_actions, (1,), generator=draws).numpy()
-            else:
-                with torch.no_grad():
-                    output = run.agent.actor_critic(dream.view, memory)
-                memory = output.memory
-                action = sample(output.logits_actions / settings.temperature, policy).cpu().numpy()
-            dream.step(int(action[0]))
+        before = len(actions) - known + 1
+        dream = _Dreamed(run, np.stack(frames[-known:]), actions[before:], rewards[before:], policy)
+        real = _Real(frames[-1])
+        for action in _acting(run, settings, dream, actor.memory, draws, policy):
             real.step(envs, action)
-        return _film(run, real.column(), dream, envs.action_meanings)
+        return _film(run, real, dream, envs.action_meanings)
 
 
-def _stored(run: Run, settings: Imagine, seeds: list[int]) -> Film:
-    """A dream that starts in a stored episode and follows its actions."""
+def _left(run: Run, settings: Imagine, seeds: list[int]) -> Film:
+    """A dream that starts in a stored episode, and leaves it: who acts in the dream chooses."""
     dataset = run.dataset()
+    start, first = _stretch(run, dataset, settings.context, np.random.default_rng(seeds[0]))
+    now = first + settings.context - 1
+    before = max(start, first - settings.warm_up)
+    frames = dataset.read("observations", before, now + 1)
+    actions, rewards = dataset.read("actions", before, now), dataset.read("rewards", before, now)
+    draws, policy = torch.Generator().manual_seed(seeds[1]), torch.Generator(device=run.device).manual_seed(seeds[2])
+    actor = Actor(run.agent, 1, temperature=settings.temperature, epsilon=0.0, generators=[draws])
+    for step, frame in enumerate(frames[:-1]):
+        actor.act(frame[None])  # what it would do is not wanted, only what it remembers
+        actor.took(actions[step : step + 1], rewards[step : step + 1])
+    known = slice(first - before, None)
+    dream = _Dreamed(run, frames[known], actions[known].tolist(), rewards[known].tolist(), policy)
+    for _ in _acting(run, settings, dream, actor.memory, draws, policy):
+        pass
+    return _film(run, _Real(frames[-1]), dream, dataset.attributes["action_meanings"])
+
+
+def _acting(
+    run: Run, settings: Imagine, dream: "_Dreamed", memory: Any, draws: torch.Generator, policy: torch.Generator
+) -> Iterator[np.ndarray]:
+    """Act in the dream, at random or as the policy likes; the actions (1,) as they come."""
+    for _ in range(settings.steps):
+        if settings.policy == "random":
+            action = torch.randint(run.agent.num_actions, (1,), generator=draws).numpy()
+        else:
+            with torch.no_grad():
+                output = run.agent.actor_critic(dream.view, memory)
+            memory = output.memory
+            action = sample(output.logits_actions / settings.temperature, policy).cpu().numpy()
+        dream.step(int(action[0]))
+        yield action
+
+
+def _stretch(run: Run, dataset: Dataset, need: int, draws: np.random.Generator) -> tuple[int, int]:
+    """So many stored steps in a row: the first step of their piece of an episode, and of them.
+
+    Raises:
+        RunError: if no stored episode is that long.
+    """
     ends = dataset.episode_ends
     starts = np.concatenate([[0], ends[:-1]])
-    need = settings.context + settings.steps
     long_enough = np.flatnonzero(ends - starts >= need)
     if not len(long_enough):
         longest = int((ends - starts).max()) if len(ends) else 0
@@ -157,48 +217,61 @@ def _stored(run: Run, settings: Imagine, seeds: list[int]) -> Film:
             f"{need} steps in a row are needed, but the longest stored episode has {longest}", where=run.dataset_path,
             fix="Ask for fewer: --steps N.",
         )  # fmt: skip
-    draws = np.random.default_rng(seeds[0])
     episode = draws.choice(long_enough)
     first = int(draws.integers(starts[episode], ends[episode] - need + 1))
+    return int(starts[episode]), first
+
+
+def _stored(run: Run, settings: Imagine, seeds: list[int]) -> Film:
+    """A dream that starts in a stored episode and follows its actions."""
+    dataset, need = run.dataset(), settings.context + settings.steps
+    _, first = _stretch(run, dataset, need, np.random.default_rng(seeds[0]))
     frames, actions = dataset.read("observations", first, first + need), dataset.read("actions", first, first + need)
     rewards = dataset.read("rewards", first, first + need)
     generator = torch.Generator(device=run.device).manual_seed(seeds[2])
     now = settings.context - 1
-    dream = _Dreamed(run, frames[: now + 1], actions[:now].tolist(), generator)
-    for action in actions[now:-1]:
-        dream.step(int(action))
-    column = Column(label="real", frames=frames[now:], rewards=np.append([0], rewards[now:-1]).astype(np.float32))
-    return _film(run, column, dream, dataset.attributes["action_meanings"])
+    dream = _Dreamed(run, frames[: now + 1], actions[:now].tolist(), rewards[:now].tolist(), generator)
+    real = _Real(frames[now])
+    for step in range(now, need - 1):
+        dream.step(int(actions[step]))
+        real.add(frames[step + 1], rewards[step], ended=False)
+    return _film(run, real, dream, dataset.attributes["action_meanings"])
 
 
 class _Real:
     """What the real game shows and pays."""
 
     def __init__(self, frame: np.ndarray) -> None:
-        self._frames, self._rewards, self._ends = [frame], [0.0], [False]
+        self.frames, self._rewards, self._ends = [frame], [0.0], [False]
 
     def step(self, envs: VectorEnv, action: np.ndarray) -> None:
         if self._ends[-1]:
             return
         steps = envs.step(action)
-        self._frames.append(steps.frames[0].copy())
-        self._rewards.append(float(steps.rewards[0]))
-        self._ends.append(bool(steps.terminations[0] or steps.truncations[0]))
+        ended = bool(steps.terminations[0] or steps.truncations[0])
+        self.add(steps.frames[0].copy(), float(steps.rewards[0]), ended=ended)
+
+    def add(self, frame: np.ndarray, reward: float, *, ended: bool) -> None:
+        self.frames.append(frame)
+        self._rewards.append(float(reward))
+        self._ends.append(ended)
 
     def column(self) -> Column:
-        return Column(
-            label="real", frames=np.stack(self._frames), rewards=np.array(self._rewards), ends=np.array(self._ends)
-        )
+        frames = in_colour(np.stack(self.frames))
+        return Column(label="real", frames=frames, rewards=np.array(self._rewards), ends=np.array(self._ends))
 
 
 class _Dreamed:
     """A dream of one episode, and what it showed and paid."""
 
-    def __init__(self, run: Run, frames: np.ndarray, actions: list[int], generator: torch.Generator) -> None:
-        self._device = run.device
-        images = torch.from_numpy(frames).to(run.device).permute(0, 3, 1, 2)[None]  # (1, C, 3, 64, 64)
+    def __init__(
+        self, run: Run, frames: np.ndarray, actions: list[int], rewards: list[float], generator: torch.Generator
+    ) -> None:
+        self._agent, self._device = run.agent, run.device
+        images = torch.from_numpy(frames).to(run.device).permute(0, 3, 1, 2)[None]  # (1, C, 3, 64, 64), or 4
         before = torch.tensor([actions], dtype=torch.int64, device=run.device)
-        self._dream = run.agent.begin_dream(images, None, before, generator, keep=images.shape[1])
+        earned = torch.tensor([rewards], device=run.device)
+        self._dream = run.agent.begin_dream(images, None, before, generator, rewards=earned, keep=images.shape[1])
         self.actions: list[int] = []
         self._views, self._rewards, self._ends = [self.view], [0.0], [False]
 
@@ -210,21 +283,24 @@ class _Dreamed:
         outcome = self._dream.step(torch.tensor([action], device=self._device))
         self.actions.append(action)
         self._views.append(self.view)
-        self._rewards.append(float(outcome.rewards[0]))
-        self._ends.append(bool(outcome.ends[0]))
+        reward = round(float(outcome.rewards[0]), 2)
+        self._rewards.append(reward if abs(reward) >= PAID else 0.0)
+        self._ends.append(bool(outcome.over[0]))
 
     def column(self) -> Column:
         return Column(
-            label="imagined", frames=_pixels(torch.cat(self._views)), rewards=np.array(self._rewards),
-            ends=np.array(self._ends),
+            label="imagined", frames=_pixels(self._agent.picture(torch.cat(self._views))),
+            rewards=np.array(self._rewards), ends=np.array(self._ends),
         )  # fmt: skip
 
 
-def _film(run: Run, real: Column, dream: _Dreamed, meanings: list[str]) -> Film:
-    images = torch.from_numpy(np.ascontiguousarray(real.frames)).to(run.device).permute(0, 3, 1, 2)
+def _film(run: Run, real: _Real, dream: _Dreamed, meanings: list[str]) -> Film:
+    images = torch.from_numpy(np.stack(real.frames)).to(run.device).permute(0, 3, 1, 2)
     between = torch.tensor(dream.actions[: len(images) - 1], dtype=torch.int64, device=run.device)
     seen = Column(label="reconstruction", frames=_pixels(run.agent.reconstruct(images, between)))
-    return Film(columns=(real, seen, dream.column()), actions=tuple(meanings[action] for action in dream.actions))
+    return Film(
+        columns=(real.column(), seen, dream.column()), actions=tuple(meanings[action] for action in dream.actions)
+    )
 
 
 def _pixels(views: Tensor) -> np.ndarray:

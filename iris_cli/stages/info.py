@@ -6,7 +6,7 @@ from typing import Any
 
 from iris_cli.card import read_card
 from iris_cli.errors import DatasetError, IrisError, RunError
-from iris_cli.latest import latest_checkpoint
+from iris_cli.latest import latest_checkpoint, read_state
 from iris_cli.learn.achievements import summarise
 from iris_cli.replay.dataset import Dataset
 
@@ -38,12 +38,12 @@ def _run(path: Path) -> dict[str, Any]:
         "seed": card["seed"],
         "created": card["created"],
         "versions": card["versions"],
-        **({"imported": card["imported"]} if "imported" in card else {}),
+        **{name: card[name] for name in ("imported", "pulled") if name in card},
     }
     checkpoint = latest_checkpoint(path / "checkpoints")
     if checkpoint is not None:
         try:
-            state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+            state = read_state(checkpoint)
             facts |= {
                 "checkpoint": checkpoint.name,
                 "updates": state["updates"],
@@ -52,7 +52,7 @@ def _run(path: Path) -> dict[str, Any]:
                 "unfinished_stage": _words(state["progress"]) if state["progress"] else None,
                 "pipeline_position": state["cursor"]["position"] if state["cursor"] else None,
             }
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise RunError(f"the checkpoint cannot be read ({error})", where=checkpoint) from None
     facts |= _collected_achievements(Path(card["dataset"]))
     reports = sorted((path / "reports").glob("evaluate-*.json"), key=lambda file: file.stat().st_mtime)

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from iris_cli.progress import Progress
 from iris_cli.replay.segments import Replay, Segments
 from iris_cli.replay.windows import Windows
 from iris_cli.report import Report
-from iris_cli.run import Run
+from iris_cli.run import FRAMES, Run
 
 CPU_SECONDS = 300.0  # of work that a training command without --updates takes upon itself on a CPU
 REPORT_EVERY = 50  # updates between two lines of metrics.jsonl
@@ -41,6 +42,7 @@ class Lesson(NamedTuple):
         batch_size: of an update.
         probe_size: of the batch that is timed for the estimate.
         also: parts of the agent that learn beside it, each with an optimizer and settings of its own.
+        around: opened around so many updates.
     """
 
     stage: str
@@ -50,6 +52,7 @@ class Lesson(NamedTuple):
     batch_size: int
     probe_size: int
     also: tuple[str, ...] = ()
+    around: Callable[[int], AbstractContextManager[None]] = lambda updates: nullcontext()
 
     def learners(self, run: Run) -> list[Learner]:
         """What the optimizers work on."""
@@ -127,7 +130,7 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
             return _Drawn(batch, progress.state())
 
         try:
-            with fast_matmul():
+            with fast_matmul(), lesson.around(updates):
                 fit(
                     draw, lambda drawn: lesson.losses(run.agent, drawn.batch, progress), learners, watch=watch,
                     start=progress.done, updates=updates, after_update=after_update, report_every=REPORT_EVERY,
@@ -152,7 +155,7 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
 
 
 def needs_steps(replay: Replay, run: Run) -> Replay:
-    """The replay, if there is anything in it.
+    """The replay, if there is anything in it; says where its frames are, unless on the device.
 
     Raises:
         DatasetError: if it is empty.
@@ -163,6 +166,8 @@ def needs_steps(replay: Replay, run: Run) -> Replay:
             where=run.dataset_path,
             fix=f"Collect: iris collect --env {run.environment.name}",
         )
+    if FRAMES is None and replay.place != "device":
+        _tell_place(replay.place, run.device.type)
     return replay
 
 
@@ -218,6 +223,15 @@ def _tell_precision(component: str, dtype: torch.dtype) -> None:
         console.say(
             f"{setting}: products in bfloat16, which this processor knows. --set {setting}=float32 for float32."
         )
+
+
+@lru_cache  # as above
+def _tell_place(place: str, device: str) -> None:
+    where = {"memory": "in the host's memory", "disk": "on disk, read as they are drawn"}[place]
+    console.say(
+        f"Frames stay {where}: on {device} they would leave too little room. Draws are the same; "
+        "IRIS_FRAMES=device, memory or disk chooses."
+    )
 
 
 def _tell(run: Run, stage: str, growth: Growth, update: int) -> None:

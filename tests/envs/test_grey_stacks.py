@@ -197,7 +197,7 @@ def test_several_environments_give_stacks_and_are_built_again_from_their_states(
 def test_other_environments_give_grey_stacks_too(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])  # toy_game.py
     env = make(EnvSpec(id="toy_game:Toy", kind="gymnasium", frame_skip=1, noop_max=0, max_frames=None,
-                       life_loss_ends=False).as_grey_stacks())  # fmt: skip
+                       life_loss_ends=False, trusted=True).as_grey_stacks())  # fmt: skip
 
     stack, _ = env.reset(seed=0)
 

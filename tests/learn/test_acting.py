@@ -90,7 +90,7 @@ def test_the_memory_begins_with_what_was_seen_before() -> None:
     seen = np.zeros((2, 4, 64, 64, 3), np.uint8)
     mask = np.array([[False, True, True, True], [False, False, False, True]])
 
-    player.burn_in(seen, mask)
+    player.burn_in(seen, mask, np.zeros((2, 4), np.int64), np.zeros((2, 4), np.float32))
 
     assert player.act(frames(2)).tolist() == [3, 1]
 

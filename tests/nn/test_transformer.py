@@ -160,3 +160,24 @@ def test_weights_are_drawn_as_in_gpt() -> None:
             assert (parameter == 1).all()
         else:
             assert parameter.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("attention", ["causal", "block-causal"])
+def test_attention_is_that_of_the_forward_pass(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformer, x = make_random(attention).requires_grad_(False), torch.randn(2, 7, 8).double()
+    used: list[Tensor] = []
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool, _: float) -> Tensor:
+        every = torch.eye(7).double().expand(2, 2, 7, 7)  # instead of values: what comes out is the attention itself
+        used.append(torch.nn.functional.scaled_dot_product_attention(queries, keys, every, mask, is_causal=causal))
+        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values, mask, is_causal=causal)
+
+    monkeypatch.setattr("iris_cli.nn.transformer._attend", attend)
+    transformer(x)
+    expected = used[:2]
+
+    found = list(transformer.attention(x))
+
+    assert len(found) == 2
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)

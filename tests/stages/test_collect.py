@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -186,13 +187,13 @@ def test_another_environment_is_refused_and_the_dataset_left_alone(tmp_path: Pat
 def test_a_runs_policy_is_burnt_in_on_the_last_stored_frames(
     pong: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    seen: list[tuple[np.ndarray, ...]] = []
     memories = []
     burn_in, act = Actor.burn_in, Actor.act
 
-    def spy_burn_in(actor: Actor, frames: np.ndarray, mask: np.ndarray) -> None:
-        seen.append((frames, mask))
-        burn_in(actor, frames, mask)
+    def spy_burn_in(actor: Actor, *steps: np.ndarray) -> None:
+        seen.append(steps)
+        burn_in(actor, *steps)
 
     def spy_act(actor: Actor, *arguments: Any) -> np.ndarray:
         memories.append(actor.memory)
@@ -206,9 +207,10 @@ def test_a_runs_policy_is_burnt_in_on_the_last_stored_frames(
 
     collect(run, Collect(steps=4))
 
-    [(frames, mask)] = seen
+    [(frames, mask, actions, rewards)] = seen
     assert mask.all()
-    np.testing.assert_array_equal(frames[0], stored.read("observations", 294, 300))
+    for read, name in ((frames, "observations"), (actions, "actions"), (rewards, "rewards")):
+        np.testing.assert_array_equal(read[0], stored.read(name, 294, 300))
     assert memories[0].hidden.abs().sum() > 0
     assert Dataset.open(pong).attributes["writers"][-1] == {"start": 300, "who": run.writer}
 
@@ -218,7 +220,7 @@ def test_burn_in_stops_at_the_beginning_of_the_episode(
 ) -> None:
     path = randomly(tmp_path / "data", 3)
     masks = []
-    monkeypatch.setattr(Actor, "burn_in", lambda actor, frames, mask: masks.append(mask))
+    monkeypatch.setattr(Actor, "burn_in", lambda actor, *steps: masks.append(steps[1]))
     collect(new_run(path, game="toy_game:Toy", actor_critic={"burn_in": 5}), Collect(steps=1))
     assert [mask.tolist() for mask in masks] == [[[False, False, True, True, True]]]
 
@@ -227,17 +229,18 @@ def test_burn_in_reads_all_pieces_of_an_episode(
     tmp_path: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("iris_cli.stages.collect.COMMIT_STEPS", 2)
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
-    monkeypatch.setattr(Actor, "burn_in", lambda actor, frames, mask: seen.append((frames, mask)))
+    seen: list[tuple[np.ndarray, ...]] = []
+    monkeypatch.setattr(Actor, "burn_in", lambda actor, *steps: seen.append(steps))
     path = randomly(tmp_path / "data", 12, num_envs=3)
     stored = Dataset.open(path)
     assert stored.pieces(1) == [(2, 4), (8, 10)]
 
     collect(new_run(path, game="toy_game:Toy", actor_critic={"burn_in": 3}), Collect(steps=3, num_envs=3))
 
-    [(frames, mask)] = seen
+    [(frames, mask, actions, rewards)] = seen
     assert mask.all()
-    np.testing.assert_array_equal(frames[1], stored.read("observations")[[3, 8, 9]])
+    for read, name in ((frames, "observations"), (actions, "actions"), (rewards, "rewards")):
+        np.testing.assert_array_equal(read[1], stored.read(name)[[3, 8, 9]])
 
 
 def test_a_policy_collects_the_same_again_and_goes_on_with_new_draws(tmp_path: Path, new_run: NewRun) -> None:
@@ -263,3 +266,26 @@ def test_a_run_only_answers_for_its_own_dataset(pong: Path, new_run: NewRun, tmp
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Collect(**wrong)
+
+
+def test_frames_that_are_drawn_are_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import toy_game  # on the path within tests only
+
+    class Drawn(toy_game.Toy):
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+        def __init__(self, render_mode: str | None = None) -> None:
+            self.render_mode = render_mode
+
+        def render(self) -> np.ndarray:
+            return self._frame()
+
+    monkeypatch.setattr("toy_game.Drawn", Drawn, raising=False)
+    drawn = training_spec("toy_game:Drawn")
+
+    randomly(tmp_path / "d.zarr", 5, 5, environment=drawn)
+
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("toy_game:Drawn: it observes Box (2,) float32, so frames are its drawings") == 1

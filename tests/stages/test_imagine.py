@@ -1,5 +1,6 @@
 """Films of dreams: real, reconstruction and imagined side by side, under the same actions from the same start."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import torch
 
 from iris_cli import interrupts
 from iris_cli.errors import ConfigError, Interrupted, RunError
@@ -51,7 +53,7 @@ def test_every_format_is_written_and_readable(run: Run, tmp_path: Path, suffix: 
     if suffix != ".png":
         assert len(pictures) == 7  # the start and six steps
     assert pictures.std() > 5
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted([path.name, "dream.json"])
 
 
 @pytest.mark.parametrize("policy", ["agent", "random", "dataset"])
@@ -78,6 +80,83 @@ def test_a_dream_of_the_dataset_is_of_stored_steps(run: Run, tmp_path: Path, fil
     [start] = [n for n in range(len(frames)) if np.array_equal(frames[n : n + 7], film.columns[0].frames)]
     meanings = dataset.attributes["action_meanings"]
     assert list(film.actions) == [meanings[action] for action in dataset.read("actions", start, start + 6)]
+
+
+def test_actions_and_what_they_earned_lie_beside_the_film(run: Run, tmp_path: Path, films: list[Film]) -> None:
+    report = imagine(run, Imagine(render=tmp_path / "a.png", **{**QUICK, "num": 2}))
+
+    assert report.files["trajectories"] == tmp_path / "a.json"
+    written = json.loads((tmp_path / "a.json").read_text())["dreams"]
+    assert len(written) == len(films) == 2
+    for dream, film in zip(written, films, strict=True):
+        assert dream["actions"] == list(film.actions)
+        assert dream["real"] == {"rewards": film.columns[0].rewards[1:].tolist(), "ended_with_step": None}
+        assert len(dream["imagined"]["rewards"]) == film.columns[2].length - 1
+
+
+@pytest.fixture
+def stacks_run(pong_for: Callable[[str], Path], new_run: NewRun) -> Run:
+    """One that sees stacks of grey frames, whose components count as trained."""
+    run = new_run(pong_for("twm"), agent="twm")
+    run.updates = dict.fromkeys(run.updates, 1)
+    return run
+
+
+@pytest.mark.parametrize("policy", ["agent", "dataset"])
+def test_of_stacks_the_newest_frame_is_shown(stacks_run: Run, tmp_path: Path, films: list[Film], policy: str) -> None:
+    imagine(stacks_run, Imagine(render=tmp_path / "a.png", **{**PLAYED, "policy": policy}))
+
+    real, seen, imagined = films[0].columns
+    assert real.frames.shape == seen.frames.shape == (7, 64, 64, 3)
+    assert len(imagined.frames) == 7
+    assert all((column.frames == column.frames[..., :1]).all() for column in films[0].columns)
+    if policy == "dataset":
+        stored = Dataset.open(stacks_run.dataset_path).read("observations")
+        [start] = [n for n in range(len(stored)) if np.array_equal(stored[n : n + 7, ..., -1], real.frames[..., 0])]
+        stacks = torch.from_numpy(stored[start : start + 7]).permute(0, 3, 1, 2)
+        images = stacks_run.agent.tokenizer.decode(stacks_run.agent.see(stacks))
+        shown = (images[:, -1].clamp(0, 1) * 255).round().to(torch.uint8)
+        assert np.array_equal(seen.frames[..., 0], shown.numpy())
+
+
+def test_a_dream_is_told_the_rewards_that_came_before_it(
+    stacks_run: Run, tmp_path: Path, films: list[Film], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, told = stacks_run.agent.begin_dream, []
+
+    def begun(*known: Any, **more: Any) -> Any:
+        told.append((known[2], more["rewards"]))
+        return begin(*known, **more)
+
+    monkeypatch.setattr(stacks_run.agent, "begin_dream", begun)
+    imagine(stacks_run, Imagine(render=tmp_path / "a.png", **{**QUICK, "context": 4}))
+
+    [(actions, rewards)] = told
+    dataset = Dataset.open(stacks_run.dataset_path)
+    assert actions.shape == rewards.shape == (1, 3)
+    stored = dataset.read("actions")
+    starts = [n for n in range(117) if np.array_equal(stored[n : n + 3], actions[0].numpy())]
+    assert any(np.array_equal(dataset.read("rewards", n, n + 3), rewards[0].numpy()) for n in starts)
+
+
+def test_a_dream_ends_where_it_rather_ends_than_goes_on_and_small_rewards_are_none(
+    stacks_run: Run, tmp_path: Path, films: list[Film]
+) -> None:
+    heads = stacks_run.agent.dynamics.out_heads
+    with torch.no_grad():
+        for name, says in (("r", 0.04), ("g", 0.5)):
+            last = list(heads[name].modules())[-1]
+            last.weight.zero_()
+            last.bias.fill_(says)
+    imagine(stacks_run, Imagine(render=tmp_path / "a.png", **QUICK))
+    with torch.no_grad():
+        list(heads["r"].modules())[-1].bias.fill_(0.761)
+        list(heads["g"].modules())[-1].bias.fill_(-0.5)
+    imagine(stacks_run, Imagine(render=tmp_path / "b.png", **QUICK))
+
+    goes_on, ends = (film.columns[2] for film in films)
+    assert (goes_on.ended, goes_on.rewards.any()) == (False, False)
+    assert (ends.length, ends.rewards.tolist()[:2]) == (2, [0.0, 0.76])
 
 
 def test_the_seed_decides(run: Run, tmp_path: Path) -> None:

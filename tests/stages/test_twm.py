@@ -22,6 +22,8 @@ from iris_cli.replay.dataset import Dataset
 from iris_cli.run import Run
 from iris_cli.stages import training
 from iris_cli.stages.collect import Collect, collect, collect_randomly
+from iris_cli.stages.diagnose import Diagnose, diagnose
+from iris_cli.stages.evaluate import Evaluate, evaluate
 from iris_cli.stages.imagine import Imagine, imagine
 from iris_cli.stages.tokenize import Tokenize, tokenize
 from iris_cli.stages.train_actor_critic import TrainActorCritic, train_actor_critic
@@ -148,13 +150,11 @@ def test_windows_of_a_pass_have_squashed_rewards(tmp_path: Path, new_run: NewRun
     torch.testing.assert_close(windows.rewards.unique(), torch.tensor([0.0, 1.0]).tanh())
 
 
-def test_there_are_no_tokens_to_store_and_no_dreams_to_show(run: Run, tmp_path: Path) -> None:
+def test_there_are_no_tokens_to_store(run: Run) -> None:
     run.updates = dict.fromkeys(COMPONENTS, 1)
 
     with pytest.raises(ConfigError, match="twm has no tokens"):
         tokenize(run, Tokenize())
-    with pytest.raises(ConfigError, match="the dreams of twm cannot be shown yet"):
-        imagine(run, Imagine(render=tmp_path / "a.png"))
 
 
 # Together
@@ -194,19 +194,48 @@ def test_the_world_model_learns_jointly(stacks: Path, new_run: NewRun, monkeypat
         assert lines[-1][name] < 0.9 * lines[0][name], name
 
 
-@pytest.mark.parametrize(("name", "value"), [("reads_rewards", False), ("sampling_temperature", None)])
-def test_the_paper_s_ablations_are_settings(stacks: Path, new_run: NewRun, name: str, value: object) -> None:
-    run = new_run(stacks, agent="twm", dynamics={name: value})
-    for stage, settings in ((train_dynamics, TrainDynamics), (train_agent, TrainAgent)):
-        run.updates["tokenizer"] = 1
-        stage(run, settings(updates=2))
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("dynamics", "reads_rewards", False),
+        ("dynamics", "sampling_temperature", None),
+        ("actor_critic", "entropy_threshold", 1.0),
+        ("actor_critic", "reads_hidden", True),
+    ],
+)
+def test_the_paper_s_ablations_are_settings(
+    stacks: Path, new_run: NewRun, tmp_path: Path, section: str, name: str, value: object
+) -> None:
+    run = new_run(stacks, agent="twm", **{section: {name: value}})
+    run.updates["tokenizer"] = 1
+    train_dynamics(run, TrainDynamics(updates=2))
+    train_actor_critic(run, TrainActorCritic(updates=2))
+    train_agent(run, TrainAgent(updates=2))
 
     again = reopened(run)
     train_agent(again, TrainAgent(updates=2))
+    collect(again, Collect(steps=3, epsilon=0.0))
+    evaluate(again, Evaluate(episodes=2, num_envs=2, max_steps=6, measured_steps=8))
+    imagine(again, Imagine(render=tmp_path / "a.png", num=1, steps=2, warm_up=3))
 
-    assert again.updates["dynamics"] == 6
-    assert getattr(again.config.dynamics, name) == value
+    assert again.updates == {"tokenizer": 5, "dynamics": 6, "actor_critic": 6}
+    assert getattr(getattr(again.config, section), name) == value
     again.close()
+
+
+def test_a_diagnosis_tells_of_latents(run: Run) -> None:
+    run.updates = dict.fromkeys(COMPONENTS, 1)
+
+    report = diagnose(run, Diagnose(steps=30, horizon=3))
+
+    rows = {str(row[0]): row for section in report.sections for row in section.rows}
+    assert rows["classes used"][2] == "of 20 of 4 categoricals"
+    assert str(rows["entropy of what is drawn from"][1]).endswith(" %")
+    assert str(rows["tokens right"][2]).endswith("copying the last latent")
+    assert not any("by place" in section.title for section in report.sections)
+    world = json.loads(report.files["report"].read_text())["world_model"]
+    assert 0 <= world["tokenizer"]["latent_entropy"] <= 1
+    assert world["dream"]["starts"] > 0
 
 
 def test_an_interrupt_stops_after_an_update_and_the_rest_makes_it_whole(

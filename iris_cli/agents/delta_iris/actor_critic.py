@@ -6,47 +6,16 @@ Source: fact sheet of Δ-IRIS, section 6. Members are named as in the published 
 """
 
 import copy
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from iris_cli.agents.delta_iris.config import IMAGE_SIZE, ActorCriticConfig, map_size
-from iris_cli.errors import ShapeError
+from iris_cli.learn.recurrent import ActorCriticOutput, Memory, check_burn_in, check_frames
 from iris_cli.nn.residual import FrameEncoder
 from iris_cli.nn.two_hot import TwoHotSymlog
 
 VALUE_BUCKETS = 255  # of two-hot values
-
-
-class Memory(NamedTuple):
-    """The LSTM's state, a value that is passed in and out.
-
-    Attributes:
-        hidden: (B, W)
-        cell: (B, W)
-    """
-
-    hidden: Tensor
-    cell: Tensor
-
-
-@dataclass(frozen=True)
-class ActorCriticOutput:
-    """What the actor-critic makes of B frames.
-
-    Attributes:
-        logits_actions: (B, A), before any temperature.
-        values: (B,) expected discounted return.
-        memory: to hand in with the next frames.
-        logits_values: (B, 255) two-hot buckets that the values are the means of, or None where values are scalars.
-    """
-
-    logits_actions: Tensor
-    values: Tensor
-    memory: Memory
-    logits_values: Tensor | None
 
 
 class ActorCritic(nn.Module):
@@ -138,11 +107,7 @@ class Network(nn.Module):
     @torch.no_grad()
     def burn_in(self, frames: Tensor, mask: Tensor) -> Memory:
         """See `ActorCritic.burn_in`."""
-        if frames.dim() != 5 or mask.shape != frames.shape[:2] or mask.dtype != torch.bool:
-            raise ShapeError(
-                "frames must have shape (B, T, 3, 64, 64) and mask (B, T) bool. "
-                f"Got {tuple(frames.shape)} and {tuple(mask.shape)} {mask.dtype}"
-            )
+        check_burn_in(frames, mask)
         frames = frames * mask[:, :, None, None, None]
         memory = Memory(*torch.zeros(2, len(frames), self.lstm_width, device=frames.device))
         for t in range(frames.shape[1]):  # one step at a time: the features of all at once would fill gigabytes
@@ -155,14 +120,4 @@ class Network(nn.Module):
         return self.cnn(frames.contiguous()).permute(0, 2, 3, 1).flatten(1)
 
     def _check(self, frames: Tensor, memory: Memory | None) -> None:
-        if frames.shape[1:] != (3, self.image_size, self.image_size) or frames.dtype != torch.float32:
-            raise ShapeError(
-                f"frames must have shape (B, 3, {self.image_size}, {self.image_size}) and be float32 in [0, 1]. "
-                f"Got {tuple(frames.shape)} {frames.dtype}"
-            )
-        for part in memory or ():
-            if part.shape != (len(frames), self.lstm_width):
-                raise ShapeError(
-                    f"memory must have two parts of shape (B, W)=({len(frames)}, {self.lstm_width}). "
-                    f"Got {tuple(part.shape)}"
-                )
+        check_frames(frames, memory, image_size=self.image_size, width=self.lstm_width)

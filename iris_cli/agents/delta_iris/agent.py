@@ -7,18 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iris_cli.agents.delta_iris.actor_critic import ActorCritic, Memory
+from iris_cli.agents.delta_iris.actor_critic import ActorCritic
+from iris_cli.agents.delta_iris.attention import attention
 from iris_cli.agents.delta_iris.config import IMAGE_SIZE, DeltaIrisConfig
 from iris_cli.agents.delta_iris.diagnosis import diagnose
 from iris_cli.agents.delta_iris.dynamics import Dynamics
 from iris_cli.agents.delta_iris.tokenizer import Tokenizer
+from iris_cli.agents.delta_iris.transformer_tokenizer import TransformerTokenizer
+from iris_cli.agents.delta_iris.transition_tokenizer import TransitionTokenizer
 from iris_cli.agents.delta_iris.world import DeltaIrisDream, Workspace, view_of
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import actor_critic_loss
+from iris_cli.learn.attention import Attention
 from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine
 from iris_cli.learn.losses import Losses
+from iris_cli.learn.recurrent import Memory
 from iris_cli.learn.visits import Visits
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.replay.segments import Replay, Segments
@@ -41,7 +46,8 @@ class Agent(nn.Module):
         super().__init__()
         self.config, self.num_actions, self.image_size = config, num_actions, image_size
         sizes = {"num_actions": num_actions, "image_size": image_size}
-        self.tokenizer = Tokenizer(config.tokenizer, **sizes)
+        kind = TransformerTokenizer if config.tokenizer.variant == "transformer" else Tokenizer
+        self.tokenizer: TransitionTokenizer = kind(config.tokenizer, **sizes)
         self.dynamics = Dynamics(config.dynamics, codes=config.tokenizer.codes, **sizes)
         self.actor_critic = ActorCritic(config.actor_critic, **sizes)
         self._workspace: Workspace | None = None  # of the dreams that the policy learns in
@@ -66,11 +72,15 @@ class Agent(nn.Module):
         """What the tokenizer makes of N frames (N, 3, 64, 64) in a row and the N - 1 actions between them.
 
         Returns:
-            (N, 3, 64, 64) float32 in [0, 1]; each frame is decoded behind the real one before it, the first is itself.
+            (N, 3, 64, 64) float32 in [0, 1]; each frame is decoded behind the real ones before it, the first is itself.
         """
-        past, after = frames[:-1], frames[1:]
-        decoded = self.tokenizer.decode(past, actions, self.tokenizer.encode(past, actions, after))
-        return torch.cat([self.see(frames[:1]), decoded])
+        tokens = self.tokenizer.encode_rows(frames[None], actions[None])
+        decoded = self.tokenizer.decode_rows(frames[None, :-1], actions[None], tokens)
+        return torch.cat([self.see(frames[:1]), decoded[0]])
+
+    def picture(self, views: Tensor) -> Tensor:
+        """Views of a dream (N, 3, 64, 64) in [0, 1] for people: they are pictures."""
+        return views
 
     def with_tokens(self, segments: Segments) -> Segments:
         """The segments with the tokens (B, T, 4) of each transition; those of the last step, which has none, are 0.
@@ -82,9 +92,7 @@ class Agent(nn.Module):
         """
         if segments.frames is None:
             raise ShapeError("segments must carry frames to be encoded. Got none")
-        past, frames, actions = segments.frames[:, :-1], segments.frames[:, 1:], segments.actions[:, :-1]
-        tokens = self.tokenizer.encode(past.flatten(0, 1), actions.flatten(), frames.flatten(0, 1))
-        tokens = tokens.unflatten(0, actions.shape)  # (B, T - 1, 4)
+        tokens = self.tokenizer.encode_rows(segments.frames, segments.actions[:, :-1])  # (B, T - 1, 4)
         return dataclasses.replace(segments, tokens=torch.cat([tokens, torch.zeros_like(tokens[:, :1])], 1))
 
     def begin_dream(
@@ -94,6 +102,7 @@ class Agent(nn.Module):
         actions: Tensor,
         generator: torch.Generator | None = None,
         *,
+        rewards: Tensor | None = None,
         greedy: bool = False,
         keep: int = 1,
         workspace: Workspace | None = None,
@@ -105,6 +114,7 @@ class Agent(nn.Module):
             tokens: (B, C - 1, 4) int64 of the transitions between them, or None to have them encoded.
             actions: (B, C - 1) int64 taken between them.
             generator: of all draws, on the agent's device; None is torch's global one.
+            rewards: (B, C - 1) after those actions; this dynamics does not read them.
             greedy: take what is most probable instead of drawing.
             keep: frames that the dream goes on from where its positions are used up; 1 is published.
             workspace: to work it out in, of the agent's networks and B, which no other dream uses; None is a new one.
@@ -113,8 +123,7 @@ class Agent(nn.Module):
             ShapeError: if shapes do not agree, or C exceeds the positions.
         """
         if tokens is None:
-            past, after = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
-            tokens = self.tokenizer.encode(past, actions.flatten(), after).unflatten(0, actions.shape)
+            tokens = self.tokenizer.encode_rows(frames, actions)
         return DeltaIrisDream(
             self.tokenizer, self.dynamics, frames, actions, tokens, generator=generator, greedy=greedy, keep=keep,
             workspace=workspace,
@@ -200,6 +209,12 @@ class Agent(nn.Module):
     def actor_critic_losses(self, segments: Segments, dreams: torch.Generator) -> Steps:
         """One optimizer step on rollouts from the last steps of segments."""
         return [[Part(self.actor_critic_loss(segments, dreams), 1.0)]]
+
+    def attention(
+        self, episodes: Sequence[Episode], *, most: int, seed: int, watch: Callable[[int], None] = lambda steps: None
+    ) -> Attention:
+        """What the dynamics looks at in up to `most` predictions on these episodes (agents/delta_iris/attention.py)."""
+        return attention(self.tokenizer, self.dynamics, episodes, most=most, seed=seed, watch=watch)
 
     def diagnose(
         self,

@@ -91,8 +91,13 @@ def to_published(agent: Agent) -> OrderedDict[str, Tensor]:
     """A copy of the agent's weights as the published trainer would write them, on the CPU.
 
     Raises:
-        CheckpointError: if its networks fold pixels into channels.
+        CheckpointError: if its tokenizer is a Transformer, or its networks fold pixels into channels.
     """
+    if agent.config.tokenizer.variant != "convolutional":
+        raise CheckpointError(
+            f"the published format has no place for a {agent.config.tokenizer.variant} tokenizer",
+            fix="Only agents with tokenizer.variant convolutional can be exported.",
+        )
     if any(
         section.patch != 1 for section in (agent.config.tokenizer, agent.config.dynamics, agent.config.actor_critic)
     ):

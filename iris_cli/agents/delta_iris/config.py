@@ -84,6 +84,13 @@ class TokenizerConfig:
     weight_decay: float = 0.0  # on the weights of linear layers only (Crafter: 0.01)
     clip_norm: float = 10.0  # of the gradient
     priority: float = 1.0  # alpha: an episode drawn n times before weighs (1 + n)**-alpha (Crafter: 5)
+    variant: str = "convolutional"  # published; transformer: the workshop paper's, which also sees what came before
+    # Of the variant transformer alone; the workshop paper's sizes are not known, so these are ours.
+    patch_pixels: int = 8  # height and width of what it cuts frames into
+    layers: int = 2  # before and after each halving of the grid of patches, and likewise on the way back
+    heads: int = 4
+    width: int = 256  # E
+    max_transitions: int = 20  # in a row that its positions reach
 
     def __post_init__(self) -> None:
         _network("tokenizer", self, self.base_channels, self.past_base_channels)
@@ -94,6 +101,23 @@ class TokenizerConfig:
         )  # fmt: skip
         between("tokenizer", self, ("weight_decay",), 0, 1)
         _transitions("tokenizer", self.segment_length)
+        one_of("tokenizer.variant", self.variant, ("convolutional", "transformer"))
+        if self.variant == "transformer":
+            self._check_transformer()
+
+    def _check_transformer(self) -> None:
+        positive("tokenizer", self, ("layers", "heads", "width", "max_transitions"))
+        if self.patch_pixels not in (4, 8, 16, 32):
+            raise ConfigError(
+                f"patch_pixels is {self.patch_pixels}, but must be 4, 8, 16 or 32", where="tokenizer.patch_pixels"
+            )
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}", where="tokenizer.width")
+        if self.segment_length - 1 > self.max_transitions:
+            raise ConfigError(
+                f"segment_length is {self.segment_length}, but the positions reach {self.max_transitions} transitions",
+                where="tokenizer.segment_length",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +254,7 @@ _SMALL = DeltaIrisConfig(
     preset="small",
     tokenizer=TokenizerConfig(
         latent_channels=16, base_channels=32, channel_multipliers=(1, 2), halvings=(1, 0), patch=4, past_channels=16,
-        codes=256, code_width=32, segment_length=6, batch_size=8, learning_rate=2e-3,
+        codes=256, code_width=32, segment_length=6, batch_size=8, learning_rate=2e-3, width=128, max_transitions=10,
     ),
     dynamics=DynamicsConfig(
         channel_multipliers=(1, 2), halvings=(1, 0), patch=4, width=128, max_blocks=22, segment_length=16,
@@ -247,7 +271,7 @@ _TINY = DeltaIrisConfig(
     tokenizer=TokenizerConfig(
         latent_channels=4, base_channels=32, channel_multipliers=(1, 1), halvings=(1, 0), patch=2, past_channels=4,
         action_channels=2, codes=32, code_width=8, revival_updates=5, segment_length=4, batch_size=2,
-        learning_rate=1e-3,
+        learning_rate=1e-3, patch_pixels=16, layers=1, heads=2, width=32, max_transitions=3,
     ),
     dynamics=DynamicsConfig(
         channel_multipliers=(1, 1), halvings=(1, 1), patch=2, layers=2, heads=2, width=64, max_blocks=7,

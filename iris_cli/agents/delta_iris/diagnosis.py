@@ -16,7 +16,7 @@ from torch import Tensor
 from iris_cli.agents.delta_iris.actor_critic import ActorCritic
 from iris_cli.agents.delta_iris.config import GRID, IMAGE_SIZE, TOKENS_PER_TRANSITION
 from iris_cli.agents.delta_iris.dynamics import Dynamics
-from iris_cli.agents.delta_iris.tokenizer import Tokenizer
+from iris_cli.agents.delta_iris.transition_tokenizer import TransitionTokenizer
 from iris_cli.agents.delta_iris.world import DeltaIrisDream, to_8_bits, view_of
 from iris_cli.learn.diagnosis import (
     ClassifierFigures,
@@ -35,9 +35,8 @@ from iris_cli.learn.measuring import (
     Reconstructions,
     Watch,
     classifier_figures,
-    curve,
     diagnosis_of,
-    differing,
+    dream_figures,
     dreamt,
     frames_on,
     padded,
@@ -49,7 +48,7 @@ _BLOCK = 256  # frames on the device at once
 
 @torch.no_grad()
 def diagnose(
-    tokenizer: Tokenizer,
+    tokenizer: TransitionTokenizer,
     dynamics: Dynamics,
     actor_critic: ActorCritic,
     episodes: Sequence[Episode],
@@ -87,7 +86,7 @@ def diagnose(
 
     return diagnosis_of(
         episodes, trained=trained, context=context, horizon=horizon, seed=seed,
-        looker=Looker(actor_critic, knows_sizes=dynamics.config.rewards == "symlog"), tokenizer=of_tokenizer,
+        looker=_looker(actor_critic, dynamics), tokenizer=of_tokenizer,
         dynamics=lambda: _dynamics_figures(dynamics, tokens, moving, episodes, watch),
         dream=lambda starts: _dream_figures(
             tokenizer, dynamics, tokens, episodes, starts, context, horizon, seed, watch
@@ -95,8 +94,14 @@ def diagnose(
     )  # fmt: skip
 
 
+def _looker(actor_critic: ActorCritic, dynamics: Dynamics) -> Looker:
+    """The policy, whose values are of the rewards that the dynamics gives: as they are, or their signs."""
+    known_as = np.asarray if dynamics.config.rewards == "symlog" else np.sign
+    return Looker(actor_critic, gamma=actor_critic.config.gamma, known_as=known_as)
+
+
 def _transitions(
-    tokenizer: Tokenizer, episode: Episode, seen: Reconstructions, looker: Looker | None, watch: Watch
+    tokenizer: TransitionTokenizer, episode: Episode, seen: Reconstructions, looker: Looker | None, watch: Watch
 ) -> tuple[Tensor, Tensor]:
     """Tokens (T - 1, 4) of an episode's transitions, and in which of their patches a pixel moves, bool.
 
@@ -111,8 +116,8 @@ def _transitions(
         actions = torch.from_numpy(episode.actions[first : first + len(frames) - 1]).to(device)
         past, after = frames[:-1], frames[1:]
         if len(past):
-            made = tokenizer.encode(past, actions, after)
-            moves = seen.add(tokenizer.decode(past, actions, made), after, past)
+            made = tokenizer.encode_rows(frames[None], actions[None])[0]
+            moves = seen.add(tokenizer.decode_rows(past[None], actions[None], made[None])[0], after, past)
             tokens.append(made)
             moving.append(F.max_pool2d(moves[:, None].float(), IMAGE_SIZE // GRID).flatten(1) > 0)
         if looker is not None:
@@ -185,7 +190,7 @@ def _by_sign(dynamics: Dynamics, logits: Tensor) -> Tensor:
 
 
 def _dream_figures(
-    tokenizer: Tokenizer,
+    tokenizer: TransitionTokenizer,
     dynamics: Dynamics,
     tokens: Sequence[Tensor],
     episodes: Sequence[Episode],
@@ -202,10 +207,8 @@ def _dream_figures(
     actions = torch.from_numpy(np.stack([episodes[e].actions[s - before : s + horizon] for e, s in starts])).to(device)
     true = torch.stack([tokens[e][s - before : s + horizon] for e, s in starts])  # (B, C - 1 + H, 4)
     start = frames[:, before]  # (B, 3, 64, 64) uint8
-    real = frames[:, context:].float() / 255  # (B, H, 3, 64, 64)
-    moved = torch.stack([differing(frame, start) for frame in frames[:, context:].unbind(1)], 1)
 
-    def played(*, greedy: bool) -> Dreamt:
+    def played(greedy: bool) -> Dreamt:
         generator = torch.Generator(device=device).manual_seed(seed)
         dream = DeltaIrisDream(
             tokenizer, dynamics, frames[:, :context], actions[:, :before], true[:, :before], generator=generator,
@@ -213,18 +216,14 @@ def _dream_figures(
         )  # fmt: skip
         return dreamt(dream, actions[:, before:], watch)
 
-    sampled, greedy = played(greedy=False), played(greedy=True)
     painted, present = [], start
+    paint = tokenizer.painter(frames[:, :context], actions[:, :before], true[:, :before], keep=context)
     for step in range(before, before + horizon):
-        present = to_8_bits(tokenizer.decode(present, actions[:, step], true[:, step]))
+        present = to_8_bits(paint(present, actions[:, step], true[:, step]))
         painted.append(view_of(present))
-    copy = curve(view_of(start)[:, None].expand_as(real), real, moved)
-    rewards = [np.count_nonzero(episodes[e].rewards[s : s + horizon]) for e, s in starts]
-    return DreamFigures(
-        starts=len(starts), horizon=horizon, context=context,
-        sampled=curve(sampled.views, real, moved), greedy=curve(greedy.views, real, moved),
-        copy=copy, copy_reconstruction=copy, reconstruction=curve(torch.stack(painted, 1), real, moved),
-        real_rewards=float(np.mean(rewards)), dreamt_rewards=sampled.rewards, dreamt_ends=sampled.ends,
+    return dream_figures(
+        frames[:, before:], [episodes[e].rewards[s : s + horizon] for e, s in starts], context=context,
+        played=played, seen_start=None, reconstruction=torch.stack(painted, 1),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer of Δ-IRIS: four tokens for a transition (frame, action, next frame), given the frame and the action.
+"""The published tokenizer of Δ-IRIS: four tokens for a transition, from its two frames and its action alone.
 
 What is easy to miss: the past frame reaches the decoder only through an 8x8 map; a token's vector lists the pixels of
 its patch with the channel fastest; padded transitions count in the commitment term and in the codebook's averages, but
@@ -7,30 +7,27 @@ not in the reconstruction.
 Source: fact sheet of Δ-IRIS, section 2.
 """
 
-import hashlib
-import json
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from iris_cli.agents.delta_iris.config import GRID, IMAGE_SIZE, TOKENS_PER_TRANSITION, TokenizerConfig, map_size
-from iris_cli.errors import ShapeError
-from iris_cli.learn.losses import Losses
+from iris_cli.agents.delta_iris.config import GRID, IMAGE_SIZE, TokenizerConfig, map_size
+from iris_cli.agents.delta_iris.transition_tokenizer import (
+    CHANNELS,
+    Paint,
+    Painter,
+    TransitionTokenizer,
+    as_images,
+    padded,
+)
 from iris_cli.nn.cosine_quantizer import CosineQuantizer
 from iris_cli.nn.residual import FrameDecoder, FrameEncoder
 from iris_cli.nn.transformer import init_gpt
-from iris_cli.replay.segments import Segments
-
-_CHANNELS = 3  # RGB
-_ENCODING_FIELDS = (  # what tokens depend on, besides the weights
-    "latent_channels", "base_channels", "channel_multipliers", "halvings", "patch", "codes", "code_width",
-)  # fmt: skip
-_ENCODING_WEIGHTS = ("encoder.", "encoder_act_emb.", "quantizer.codebook", "quantizer.pre_quant_proj.")
 
 
-class Tokenizer(nn.Module):
-    """Autoencoder of transitions; members are named as in the published state dict, so that its keys are ours.
+class Tokenizer(TransitionTokenizer):
+    """The published autoencoder; members are named as in the published state dict, so that its keys are ours.
 
     Args:
         config: sizes.
@@ -38,9 +35,14 @@ class Tokenizer(nn.Module):
         image_size: pixels, height and width of a frame.
     """
 
+    encoding_fields = (
+        "latent_channels", "base_channels", "channel_multipliers", "halvings", "patch", "codes", "code_width",
+    )  # fmt: skip
+    encoding_weights = ("encoder.", "encoder_act_emb.", "quantizer.codebook", "quantizer.pre_quant_proj.")
+    decodes_alone = True
+
     def __init__(self, config: TokenizerConfig, *, num_actions: int, image_size: int = IMAGE_SIZE) -> None:
-        super().__init__()
-        self.config, self.image_size = config, image_size
+        super().__init__(config, image_size=image_size)
         self.map_size = map_size(config, image_size)  # pixels of the encoder's output
         self._patch = self.map_size // GRID
         levels: dict[str, Any] = {
@@ -49,11 +51,11 @@ class Tokenizer(nn.Module):
             "patch": config.patch,
         }
         self.encoder = FrameEncoder(
-            2 * _CHANNELS + 1, config.latent_channels, base=config.base_channels, **levels
+            2 * CHANNELS + 1, config.latent_channels, base=config.base_channels, **levels
         )  # fmt: skip
-        self.frame_cnn = FrameEncoder(_CHANNELS, config.past_channels, base=config.past_base_channels, **levels)
+        self.frame_cnn = FrameEncoder(CHANNELS, config.past_channels, base=config.past_base_channels, **levels)
         self.decoder = FrameDecoder(
-            config.past_channels + config.action_channels + config.latent_channels, _CHANNELS,
+            config.past_channels + config.action_channels + config.latent_channels, CHANNELS,
             base=config.base_channels, **levels,
         )  # fmt: skip
         self.encoder_act_emb = nn.Embedding(num_actions, image_size**2)
@@ -65,21 +67,10 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, past_frames: Tensor, actions: Tensor, frames: Tensor) -> Tensor:
-        """The tokens of transitions.
+        """As in `TransitionTokenizer`.
 
         A transition's tokens do not depend on its company: all pass in blocks of one fixed size, the last one padded,
         so that every convolution does the same arithmetic however many there are.
-
-        Args:
-            past_frames: (N, 3, 64, 64) uint8.
-            actions: (N,) int64 chosen on them.
-            frames: (N, 3, 64, 64) uint8 that they led to.
-
-        Returns:
-            (N, 4) int64 in [0, V), row-major over the 2x2 grid.
-
-        Raises:
-            ShapeError: for other shapes or dtypes.
         """
         self._check(past_frames, actions)
         self._check(frames, actions)
@@ -87,35 +78,43 @@ class Tokenizer(nn.Module):
         parts = zip(past_frames.split(size), actions.split(size), frames.split(size), strict=True)
         tokens = []
         for past, action, frame in parts:  # one empty block for N = 0
-            vectors = self.vectors(_images(_padded(past, size)), _padded(action, size), _images(_padded(frame, size)))
+            vectors = self.vectors(as_images(padded(past, size)), padded(action, size), as_images(padded(frame, size)))
             tokens.append(self.quantizer.tokens(vectors)[: len(frame)])
         return torch.cat(tokens)
 
     @torch.no_grad()
     def decode(self, past_frames: Tensor, actions: Tensor, tokens: Tensor) -> Tensor:
-        """The frames that transitions lead to, as tokens tell. No gradient.
-
-        Args:
-            past_frames: (N, 3, 64, 64) uint8.
-            actions: (N,) int64 chosen on them.
-            tokens: (N, 4) int64.
-
-        Returns:
-            (N, 3, 64, 64) float32 in [0, 1], clamped but not rounded to 8 bits.
-
-        Raises:
-            ShapeError: for other shapes or dtypes.
-        """
-        self._check(past_frames, actions)
-        if tokens.shape != (len(past_frames), TOKENS_PER_TRANSITION):
-            raise ShapeError(
-                f"tokens must have shape (N, K)=({len(past_frames)}, {TOKENS_PER_TRANSITION}). "
-                f"Got {tuple(tokens.shape)}"
-            )
+        """As in `TransitionTokenizer`."""
+        self._check_tokens(past_frames, actions, tokens)
         size = self._block_size(tokens.device)
         parts = zip(past_frames.split(size), actions.split(size), tokens.split(size), strict=True)
-        frames = [self.images_of(_images(past), action, self.quantizer.lookup(token)) for past, action, token in parts]
+        frames = [
+            self.images_of(as_images(past), action, self.quantizer.lookup(token)) for past, action, token in parts
+        ]
         return torch.cat(frames).clamp_(0, 1)
+
+    def encode_rows(self, frames: Tensor, actions: Tensor) -> Tensor:
+        """As in `TransitionTokenizer`; what came before plays no role."""
+        past, after = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
+        return self.encode(past, actions.flatten(), after).unflatten(0, actions.shape)
+
+    def decode_rows(self, past_frames: Tensor, actions: Tensor, tokens: Tensor) -> Tensor:
+        """As in `TransitionTokenizer`; what came before plays no role."""
+        return self.decode(past_frames.flatten(0, 1), actions.flatten(), tokens.flatten(0, 1)).unflatten(
+            0, actions.shape
+        )
+
+    def painter(self, frames: Tensor, actions: Tensor, tokens: Tensor, *, keep: int = 1) -> Painter:
+        """`decode`, as what came before plays no role."""
+        return _Alone(self.decode)
+
+    def vectors_of_rows(self, images: Tensor, actions: Tensor) -> Tensor:
+        """As in `TransitionTokenizer`."""
+        return self.vectors(images[:, :-1].flatten(0, 1), actions.flatten(), images[:, 1:].flatten(0, 1))
+
+    def images_of_rows(self, past: Tensor, actions: Tensor, vectors: Tensor) -> Tensor:
+        """As in `TransitionTokenizer`."""
+        return self.images_of(past.flatten(0, 1), actions.flatten(), vectors)
 
     def vectors(self, past: Tensor, actions: Tensor, images: Tensor) -> Tensor:
         """What is quantized: images (N, 3, S, S) in [0, 1] and actions (N,) -> (N, 4, D), D = (k, l, channel)."""
@@ -131,96 +130,22 @@ class Tokenizer(nn.Module):
         latents = grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # (N, C, s, s)
         return self.decoder(torch.cat([self.frame_cnn(past), planes, latents], 1))
 
-    def loss(self, segments: Segments) -> Losses:
-        """How far segments of T frames are from what the decoder makes of their T - 1 transitions.
-
-        L1, squared error, each frame's largest squared error (means over transitions between two real frames), and
-        commitment (a mean over all). The frames are not clamped.
-
-        Args:
-            segments: with frames; padding may be on either side.
-
-        Returns:
-            Parts l1_loss, l2_loss, max_pixel_loss, commitment_loss (weighted, they sum up to the total), perplexity
-            and codes_used of this batch, and codebook_entropy in bits of the moving average of use.
-
-        Raises:
-            ShapeError: if the segments carry no frames, or fewer than two.
-        """
-        if segments.frames is None or segments.frames.shape[1] < 2:
-            raise ShapeError("segments must carry two frames at least, for a transition between them")
-        images = _images(segments.frames)  # (B, T, 3, S, S)
-        past, target = images[:, :-1].flatten(0, 1), images[:, 1:].flatten(0, 1)  # (N, 3, S, S)
-        actions = segments.actions[:, :-1].flatten()
-        quantized = self.quantizer(self.vectors(past, actions, target))
-        differences = target - self.images_of(past, actions, quantized.vectors)
-        real = (segments.mask[:, :-1] & segments.mask[:, 1:]).flatten()  # (N,)
-        squares = differences.square()
-
-        def mean(per_transition: Tensor) -> Tensor:
-            return (per_transition * real).sum() / real.sum().clamp_min(1)
-
-        config = self.config
-        parts = {
-            "l1_loss": config.l1_weight * mean(differences.abs().flatten(1).mean(1)),
-            "l2_loss": config.l2_weight * mean(squares.flatten(1).mean(1)),
-            "max_pixel_loss": config.max_pixel_weight * mean(squares.flatten(1).amax(1)),
-            "commitment_loss": config.commitment_weight * quantized.distance,
-        }
-        total = torch.stack(list(parts.values())).sum()
-        parts = {name: part.detach() for name, part in parts.items()}
-        usage = _usage(quantized.tokens, config.codes) | {"codebook_entropy": self.quantizer.entropy()}
-        return Losses(total, parts | usage)
-
-    def update_codebook(self) -> None:
-        """Call once per optimizer update. Draws from torch's global generator where codes are revived."""
-        self.quantizer.update_codebook(revival_updates=self.config.revival_updates)
-
-    def fingerprint(self) -> str:
-        """16 hex digits that change whenever `encode` may."""
-        fields = {name: getattr(self.config, name) for name in _ENCODING_FIELDS}
-        digest = hashlib.sha256(json.dumps(fields).encode())
-        for name, weights in self.state_dict().items():
-            if name.startswith(_ENCODING_WEIGHTS):
-                digest.update(name.encode())
-                digest.update(weights.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
     def _block_size(self, device: torch.device) -> int:
         """Transitions that pass at once: few on a CPU, whose caches then hold the maps."""
         return 4 * self.config.patch**2 if device.type == "cpu" else 64
 
-    def _check(self, frames: Tensor, actions: Tensor) -> None:
-        size = self.image_size
-        if frames.shape[1:] != (_CHANNELS, size, size) or frames.dtype != torch.uint8:
-            raise ShapeError(
-                f"frames must have shape (N, {_CHANNELS}, {size}, {size}) and dtype uint8, "
-                f"got {tuple(frames.shape)} and {str(frames.dtype).removeprefix('torch.')}"
-            )
-        if actions.shape != frames.shape[:1] or actions.dtype != torch.int64:
-            raise ShapeError(
-                f"actions must have shape (N,)=({len(frames)},) and dtype int64. "
-                f"Got {tuple(actions.shape)} {actions.dtype}"
-            )
 
+class _Alone:
+    """Decodes each transition alone, and has nothing to remember."""
 
-def _images(frames: Tensor) -> Tensor:
-    """uint8 -> float32 in [0, 1].
+    def __init__(self, decode: Paint) -> None:
+        self._decode = decode
 
-    Contiguous: on channels-last maps that hardly vary, GroupNorm on a CPU loses so much precision that tokens change.
-    """
-    return frames.contiguous().float().div_(255)
+    def __call__(self, frames: Tensor, actions: Tensor, tokens: Tensor, /) -> Tensor:
+        return self._decode(frames, actions, tokens)
 
+    def save(self) -> None:
+        return None
 
-def _padded(rows: Tensor, size: int) -> Tensor:
-    """(n, ...) -> (size, ...), zeros behind."""
-    return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
-
-
-@torch.no_grad()
-def _usage(tokens: Tensor, codes: int) -> dict[str, Tensor]:
-    """How many codes these tokens use, and the exponential of the entropy of their use."""
-    flat = tokens.flatten()
-    counts = torch.zeros(codes, device=tokens.device).index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
-    shares = counts / counts.sum()
-    return {"perplexity": torch.special.entr(shares).sum().exp(), "codes_used": (counts > 0).sum().float()}
+    def restore(self, saved: None) -> None:
+        pass

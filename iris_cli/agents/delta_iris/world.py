@@ -10,20 +10,33 @@ Source: fact sheet of Δ-IRIS, section 5.
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from iris_cli.agents.delta_iris.config import TOKENS_PER_BLOCK, TOKENS_PER_TRANSITION
 from iris_cli.agents.delta_iris.dynamics import Dynamics
-from iris_cli.agents.delta_iris.tokenizer import Tokenizer
+from iris_cli.agents.delta_iris.transition_tokenizer import Paint, Painter, TransitionTokenizer
 from iris_cli.errors import ShapeError
-from iris_cli.learn.world import Outcome
+from iris_cli.learn.world import Forecast, Outcome
 from iris_cli.nn.graphs import Graphs, identity
 from iris_cli.nn.kv_cache import KVCache
 from iris_cli.nn.sampling import sample
 
 Draw = Callable[[Tensor], Tensor]  # logits (B, classes) -> (B,) int64
+
+
+@dataclass(frozen=True)
+class SavedDream:
+    """Where a dream was; `DeltaIrisDream.restore` takes it back there."""
+
+    read: Tensor  # of the cache
+    unread: tuple[int, Tensor]  # how many embeddings, and their memory
+    painted: object  # of the painter
+    past: tuple[Tensor, ...]
+    between: tuple[tuple[Tensor, Tensor], ...]
+    tokens: Tensor | None
 
 
 class Workspace:
@@ -49,14 +62,21 @@ class Workspace:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, dynamics: Dynamics, batch: int, *, greedy: bool = False, capture: bool = False
+        self,
+        tokenizer: TransitionTokenizer,
+        dynamics: Dynamics,
+        batch: int,
+        *,
+        greedy: bool = False,
+        capture: bool = False,
     ) -> None:
         self._tokenizer, self._dynamics, self._greedy = tokenizer, dynamics, greedy
+        self._paint: Paint = tokenizer.decode
         self._identity = identity(tokenizer, dynamics)
         self._dream: weakref.ref[DeltaIrisDream] | None = None
         weight = dynamics.embed_tokens.weight
         device, size = weight.device, tokenizer.image_size
-        self._graphs = Graphs(device, capture=capture)
+        self._graphs = Graphs(device, capture=capture and tokenizer.decodes_alone)
         self.cache = dynamics.transformer.new_cache(batch)
         self.frames = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
         self.actions = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -66,16 +86,16 @@ class Workspace:
         self.unread = 0
         self._embedded = weight.new_zeros(batch, 2, weight.shape[1])  # what is unread, at its end
 
-    def serves(self, tokenizer: Tokenizer, dynamics: Dynamics, batch: int) -> bool:
+    def serves(self, tokenizer: TransitionTokenizer, dynamics: Dynamics, batch: int) -> bool:
         """Whether a dream of B episodes in these networks, as they are now, can be worked out here."""
         busy = self._dream is not None and self._dream() is not None
         return not busy and len(self.tokens) == batch and self._identity == identity(tokenizer, dynamics)
 
-    def begin(self, dream: "DeltaIrisDream") -> None:
-        """Be this dream's, for as long as it lives."""
+    def begin(self, dream: "DeltaIrisDream", paint: Paint) -> None:
+        """Be this dream's, whose views are painted so, for as long as it lives."""
         assert not self._tokenizer.training
         assert not self._dynamics.training
-        self._dream = weakref.ref(dream)
+        self._dream, self._paint = weakref.ref(dream), paint
 
     @torch.no_grad()
     def read(self, frames: Tensor, actions: Tensor, tokens: Tensor) -> None:
@@ -110,6 +130,29 @@ class Workspace:
         self.cache.length = length + unread + (TOKENS_PER_TRANSITION if next_view else 1)
         self.unread = 2
 
+    @torch.no_grad()
+    def foretell(self, actions: Tensor) -> Forecast:
+        """What is expected of actions (B,), with room for a step in the cache, which stays as it is."""
+        length, dynamics = self.cache.length, self._dynamics
+        inputs = torch.cat([self._embedded[:, 2 - self.unread :], dynamics.embed_actions(actions[:, None])], 1)
+        hidden = dynamics.transformer(inputs, self.cache)[:, -1]
+        self.cache.length = length  # what was read is written over by the step
+        ends = dynamics.head_ends(hidden).softmax(-1)[:, 1]
+        if dynamics.config.rewards == "symlog":
+            return Forecast(dynamics.two_hot.expectation(dynamics.head_rewards(hidden)), ends, None)
+        signs = dynamics.head_rewards(hidden).softmax(-1)  # (B, 3)
+        return Forecast(signs[:, 2] - signs[:, 0], ends, signs)
+
+    def save(self) -> tuple[int, Tensor]:
+        """What is unread, for `restore`."""
+        return self.unread, self._embedded.clone()
+
+    def restore(self, frames: Tensor, unread: tuple[int, Tensor]) -> None:
+        """Make these frames (B, 3, S, S) the present ones, and this what is unread."""
+        self.frames.copy_(frames)
+        self.unread = unread[0]
+        self._embedded.copy_(unread[1])
+
     def draw(self, logits: Tensor) -> Tensor:
         """From logits (B, classes) to (B,)."""
         return logits.argmax(-1) if self._greedy else sample(logits, self._graphs.generator)
@@ -124,7 +167,7 @@ class Workspace:
         if tokens is not None:
             self.tokens.copy_(tokens)
             self._embedded[:, 0] = self._dynamics.embed_tokens(self.tokens[:, -1])
-            self.show(to_8_bits(self._tokenizer.decode(self.frames, self.actions, self.tokens)))
+            self.show(to_8_bits(self._paint(self.frames, self.actions, self.tokens)))
 
 
 class DeltaIrisDream:
@@ -154,7 +197,7 @@ class DeltaIrisDream:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: TransitionTokenizer,
         dynamics: Dynamics,
         frames: Tensor,
         actions: Tensor,
@@ -167,9 +210,10 @@ class DeltaIrisDream:
     ) -> None:
         _check(frames, actions, tokens, dynamics.config.max_blocks)
         self._work = workspace or Workspace(tokenizer, dynamics, len(frames), greedy=greedy)
-        self._work.begin(self)
-        self._generator, self.cache = generator, self._work.cache
         keep = max(1, min(keep, dynamics.config.max_blocks - 1))  # a step must fit behind them
+        self._paint: Painter = tokenizer.painter(frames, actions, tokens, keep=keep)
+        self._work.begin(self, self._paint)
+        self._generator, self.cache = generator, self._work.cache
         self._past = deque(frames.unbind(1), maxlen=keep)  # (B, 3, S, S) each, the present frame last
         self._between = deque(zip(actions.unbind(1), tokens.unbind(1), strict=True), maxlen=keep - 1)
         self.frames, self.tokens = frames[:, -1], None if tokens.shape[1] == 0 else tokens[:, -1]
@@ -183,8 +227,7 @@ class DeltaIrisDream:
         end stops nothing. Without `next_view` only reward and end are imagined, in one pass, and the dream is over.
         """
         work = self._work
-        if self.cache.length >= self.cache.max_tokens - TOKENS_PER_BLOCK:
-            self._forget()
+        self._make_room()
         work.step(actions, self._generator, next_view=next_view)
         rewards, ends = work.rewards.clone(), work.ends.clone()  # the next step writes there
         if not next_view:
@@ -194,6 +237,30 @@ class DeltaIrisDream:
         self._past.append(self.frames)
         self._between.append((actions, self.tokens))
         return Outcome(rewards, ends, self.view)
+
+    def foretell(self, actions: Tensor) -> Forecast:
+        """What is expected of actions (B,) int64; the dream stays as it is, and a `step` under them does as without."""
+        self._make_room()
+        return self._work.foretell(actions)
+
+    def save(self) -> SavedDream:
+        """All that `restore` needs, but for the generator's state, which whoever handed it in has to keep."""
+        past, between = tuple(self._past), tuple(self._between)
+        return SavedDream(self.cache.save(), self._work.save(), self._paint.save(), past, between, self.tokens)
+
+    def restore(self, saved: SavedDream) -> None:
+        """Go back to where this dream was saved; the same actions and draws then lead to the same views."""
+        self.cache.restore(saved.read)
+        self._past, self._between = deque(saved.past, self._past.maxlen), deque(saved.between, self._between.maxlen)
+        self.tokens, self.frames = saved.tokens, saved.past[-1]
+        self._work.restore(self.frames, saved.unread)
+        self._paint.restore(saved.painted)
+        self.view = view_of(self.frames)
+
+    def _make_room(self) -> None:
+        """Forget all but the last `keep` frames where less than a block and a position is left."""
+        if self.cache.length >= self.cache.max_tokens - TOKENS_PER_BLOCK:
+            self._forget()
 
     def _forget(self) -> None:
         """Empty the cache, read what is kept but the present frame, and leave that to the next pass."""

@@ -3,44 +3,12 @@
 Source: fact sheet of IRIS, section 5. Members are named as in the published state dict.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_cli.agents.iris.config import GRID, IMAGE_SIZE, ActorCriticConfig
-from iris_cli.errors import ShapeError
-
-
-class Memory(NamedTuple):
-    """The LSTM's state, a value that is passed in and out.
-
-    Attributes:
-        hidden: (B, W)
-        cell: (B, W)
-    """
-
-    hidden: Tensor
-    cell: Tensor
-
-
-@dataclass(frozen=True)
-class ActorCriticOutput:
-    """What the actor-critic makes of B frames.
-
-    Attributes:
-        logits_actions: (B, A), before any temperature.
-        values: (B,) expected discounted return.
-        memory: to hand in with the next frames.
-        logits_values: None, as values are scalars.
-    """
-
-    logits_actions: Tensor
-    values: Tensor
-    memory: Memory
-    logits_values: None = None
+from iris_cli.learn.recurrent import ActorCriticOutput, Memory, check_burn_in, check_frames
 
 
 class ActorCritic(nn.Module):
@@ -97,11 +65,7 @@ class ActorCritic(nn.Module):
         Raises:
             ShapeError: for other shapes or dtypes.
         """
-        if frames.dim() != 5 or mask.shape != frames.shape[:2] or mask.dtype != torch.bool:
-            raise ShapeError(
-                "frames must have shape (B, T, 3, 64, 64) and mask (B, T) bool. "
-                f"Got {tuple(frames.shape)} and {tuple(mask.shape)} {mask.dtype}"
-            )
+        check_burn_in(frames, mask)
         hidden = cell = torch.zeros(len(frames), self.config.lstm_width, device=frames.device)
         for t in range(frames.shape[1]):  # one step at a time: the features of all at once would fill gigabytes
             self._check(frames[:, t], None)
@@ -119,15 +83,4 @@ class ActorCritic(nn.Module):
         return x.flatten(1)
 
     def _check(self, frames: Tensor, memory: Memory | None) -> None:
-        expected = (3, IMAGE_SIZE, IMAGE_SIZE)
-        if frames.shape[1:] != expected or frames.dtype != torch.float32:
-            raise ShapeError(
-                f"frames must have shape (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}) and be float32 in [0, 1]. "
-                f"Got {tuple(frames.shape)} {frames.dtype}"
-            )
-        width = self.config.lstm_width
-        for part in memory or ():
-            if part.shape != (len(frames), width):
-                raise ShapeError(
-                    f"memory must have two parts of shape (B, W)=({len(frames)}, {width}). Got {tuple(part.shape)}"
-                )
+        check_frames(frames, memory, image_size=IMAGE_SIZE, width=self.config.lstm_width)

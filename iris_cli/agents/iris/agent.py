@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iris_cli.agents.iris.actor_critic import ActorCritic, Memory
+from iris_cli.agents.iris.actor_critic import ActorCritic
+from iris_cli.agents.iris.attention import attention
 from iris_cli.agents.iris.config import IrisConfig
 from iris_cli.agents.iris.diagnosis import diagnose
 from iris_cli.agents.iris.dynamics import Dynamics
@@ -15,11 +16,13 @@ from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.agents.iris.world import IrisDream, Workspace
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import Rollout, actor_critic_loss, clipped_loss, targets_of
+from iris_cli.learn.attention import Attention
 from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine, look_again
 from iris_cli.learn.losses import Losses
 from iris_cli.learn.novelty import Novelty
+from iris_cli.learn.recurrent import Memory
 from iris_cli.learn.visits import Visits
 from iris_cli.nn.compiled import compile_in_place
 from iris_cli.nn.lpips import LPIPS
@@ -86,6 +89,25 @@ class Agent(nn.Module):
         """What the tokenizer makes of N frames in a row and the N - 1 actions between them: as `see`."""
         return self.see(frames)
 
+    def picture(self, views: Tensor) -> Tensor:
+        """Views of a dream (N, 3, 64, 64) in [0, 1] for people: they are pictures."""
+        return views
+
+    def attended(self, tokens: Tensor, actions: Tensor) -> Tensor:
+        """Where the dynamics looks when it has read a segment and is to say what comes next.
+
+        Args:
+            tokens: (T, 16) int64, T <= max_blocks.
+            actions: (T,) int64.
+
+        Returns:
+            (layers, heads, T, 17): what the last action attends to, 16 tokens and the action of each step; sums to 1.
+        """
+        with torch.no_grad():
+            layers = self.dynamics.transformer.attention(self.dynamics.embed(tokens[None], actions[None]))
+            weights = torch.stack(list(layers))
+        return weights[:, 0, :, -1].unflatten(-1, (len(actions), -1))
+
     def begin_dream(
         self,
         frames: Tensor | None,
@@ -93,6 +115,7 @@ class Agent(nn.Module):
         actions: Tensor,
         generator: torch.Generator | None = None,
         *,
+        rewards: Tensor | None = None,
         greedy: bool = False,
         keep: int = 1,
     ) -> IrisDream:
@@ -103,6 +126,7 @@ class Agent(nn.Module):
             tokens: (B, C, 16) int64, or None.
             actions: (B, C - 1) int64 taken between them.
             generator: of all draws, on the agent's device; None is torch's global one.
+            rewards: (B, C - 1) after those actions; this dynamics does not read them.
             greedy: take what is most probable instead of drawing.
             keep: frames that the dream goes on from where its positions are used up; 1 is published.
 
@@ -121,7 +145,7 @@ class Agent(nn.Module):
         """Burn the policy in on all but the last step, and dream from the last on, in the precision of its settings.
 
         Args:
-            segments: with tokens (B, T, 16), padding on the left.
+            segments: with tokens (B, T, 16), padding on the left; those without views are decoded.
             generator: of the dream's draws.
 
         Raises:
@@ -129,13 +153,21 @@ class Agent(nn.Module):
         """
         if segments.tokens is None:
             raise ShapeError("segments must carry tokens to dream from. Got none")
-        before = segments.tokens[:, :-1]  # (B, T - 1, 16)
         tokenizer, dynamics = self.dreaming_networks()
-        views = tokenizer.decode(before.flatten(0, 1)).unflatten(0, before.shape[:2])
-        memory = self.actor_critic.burn_in(views, segments.mask[:, :-1])
-        workspace = self._workspace_of(tokenizer, dynamics, len(before))
+        if segments.views is not None:
+            views = segments.views[:, :-1]  # (B, T - 1, 3, 64, 64)
+        else:
+            before = segments.tokens[:, :-1]  # (B, T - 1, 16)
+            views = tokenizer.decode(before.flatten(0, 1)).to(self.dream_dtype).unflatten(0, before.shape[:2])
+        memory = self.actor_critic.burn_in(views.float(), segments.mask[:, :-1])
+        workspace = self._workspace_of(tokenizer, dynamics, len(views))
         tokens, actions = segments.tokens[:, -1:], segments.actions[:, :0]
         return memory, IrisDream(tokenizer, dynamics, tokens, actions, generator=generator, workspace=workspace)
+
+    def views_of(self, tokens: Tensor) -> Tensor:
+        """What burning in sees of frames with tokens (N, 16): (N, 3, 64, 64) in [0, 1], in the dreams' precision."""
+        tokenizer, _ = self.dreaming_networks()
+        return tokenizer.decode(tokens).to(self.dream_dtype)
 
     def _workspace_of(self, tokenizer: Tokenizer, dynamics: Dynamics, batch: int) -> Workspace:
         """Where such dreams were worked out before, if that is free and still fits."""
@@ -217,6 +249,12 @@ class Agent(nn.Module):
                 rollout, besides = look_again(rollout, self.actor_critic, memory), []
             loss = clipped_loss(rollout, targets, clip_ratio=config.clip_ratio, entropy_weight=config.entropy_weight)
             yield [Part(each, 1.0) for each in (loss, *besides)]
+
+    def attention(
+        self, episodes: Sequence[Episode], *, most: int, seed: int, watch: Callable[[int], None] = lambda steps: None
+    ) -> Attention:
+        """What the dynamics looks at in up to `most` predictions on these episodes (agents/iris/attention.py)."""
+        return attention(self.tokenizer, self.dynamics, episodes, most=most, seed=seed, watch=watch)
 
     def diagnose(
         self,

@@ -33,9 +33,8 @@ from iris_cli.learn.measuring import (
     Reconstructions,
     Watch,
     classifier_figures,
-    curve,
     diagnosis_of,
-    differing,
+    dream_figures,
     dreamt,
     frames_on,
     padded,
@@ -76,8 +75,9 @@ def diagnose(
         return figures
 
     return diagnosis_of(
-        episodes, trained=trained, context=context, horizon=horizon, seed=seed, looker=Looker(actor_critic),
-        tokenizer=of_tokenizer, dynamics=lambda: _dynamics_figures(dynamics, tokens, episodes, watch),
+        episodes, trained=trained, context=context, horizon=horizon, seed=seed,
+        looker=Looker(actor_critic, gamma=actor_critic.config.gamma), tokenizer=of_tokenizer,
+        dynamics=lambda: _dynamics_figures(dynamics, tokens, episodes, watch),
         dream=lambda starts: _dream_figures(
             tokenizer, dynamics, tokens, episodes, starts, context, horizon, seed, watch
         ),
@@ -191,28 +191,18 @@ def _dream_figures(
     actions = torch.from_numpy(np.stack([episodes[e].actions[s - context + 1 : s + horizon] for e, s in starts])).to(
         device
     )  # (B, C - 1 + H): up to the one that led to the last frame to compare with
-    frames = torch.stack(
-        [frames_on(episodes[e].frames[s : s + horizon + 1], device) for e, s in starts]
-    )  # (B, H + 1, ...)
-    real = frames[:, 1:].float() / 255
-    moved = torch.stack([differing(frames[:, step + 1], frames[:, 0]) for step in range(horizon)], 1)
+    frames = torch.stack([frames_on(episodes[e].frames[s : s + horizon + 1], device) for e, s in starts])
 
-    def played(*, greedy: bool) -> Dreamt:
+    def played(greedy: bool) -> Dreamt:
         generator = torch.Generator(device=device).manual_seed(seed)
         dream = IrisDream(
             tokenizer, dynamics, seen, actions[:, : context - 1], generator=generator, greedy=greedy, keep=context
         )
         return dreamt(dream, actions[:, context - 1 :], watch)
 
-    sampled, greedy = played(greedy=False), played(greedy=True)
     came = torch.stack([tokens[e][s + 1 : s + horizon + 1] for e, s in starts])  # (B, H, 16)
-    reconstruction = tokenizer.decode(came.flatten(0, 1)).unflatten(0, came.shape[:2])
-    rewards = [np.count_nonzero(episodes[e].rewards[s : s + horizon]) for e, s in starts]
-    return DreamFigures(
-        starts=len(starts), horizon=horizon, context=context,
-        sampled=curve(sampled.views, real, moved), greedy=curve(greedy.views, real, moved),
-        copy=curve((frames[:, :1].float() / 255).expand_as(real), real, moved),
-        copy_reconstruction=curve(tokenizer.decode(seen[:, -1])[:, None].expand_as(real), real, moved),
-        reconstruction=curve(reconstruction, real, moved),
-        real_rewards=float(np.mean(rewards)), dreamt_rewards=sampled.rewards, dreamt_ends=sampled.ends,
+    return dream_figures(
+        frames, [episodes[e].rewards[s : s + horizon] for e, s in starts], context=context, played=played,
+        seen_start=tokenizer.decode(seen[:, -1]),
+        reconstruction=tokenizer.decode(came.flatten(0, 1)).unflatten(0, came.shape[:2]),
     )  # fmt: skip

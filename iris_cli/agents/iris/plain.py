@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from iris_cli.agents.iris.actor_critic import Memory
 from iris_cli.agents.iris.agent import Agent
 from iris_cli.agents.iris.config import TOKENS_PER_BLOCK, TOKENS_PER_FRAME
 from iris_cli.agents.iris.dynamics import Dynamics, DynamicsOutput
 from iris_cli.learn.losses import Losses
+from iris_cli.learn.recurrent import Memory
 from iris_cli.learn.world import Outcome
 from iris_cli.nn.sampling import sample
 from iris_cli.nn.transformer import Block, Transformer

@@ -1,16 +1,15 @@
 """The tokenizer of IRIS: frames to 16 tokens and back. Between modules pixels are in [0, 1]; inside here in [-1, 1]."""
 
-import hashlib
-import json
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iris_cli.agents.iris.config import GRID, IMAGE_SIZE, TOKENS_PER_FRAME, TokenizerConfig
 from iris_cli.errors import ShapeError
+from iris_cli.learn.fingerprint import fingerprint
 from iris_cli.learn.losses import Losses
 from iris_cli.nn.autoencoder import Decoder, Encoder
+from iris_cli.nn.code_use import code_use
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.nn.strided import MeanImage, StridedDecoder, StridedEncoder
 from iris_cli.nn.vector_quantizer import VectorQuantizer
@@ -137,7 +136,7 @@ class Tokenizer(nn.Module):
             parts["perceptual_loss"] = perceptual(images, reconstructions).mean()
         total = torch.stack(list(parts.values())).sum()
         parts = {name: part.detach() for name, part in parts.items()}
-        return Losses(total, parts | _usage(quantized.tokens, self.config.codes))
+        return Losses(total, parts | code_use(quantized.tokens, self.config.codes))
 
     def update_codebook(self) -> None:
         """Call once per optimizer update, after its last backward pass. Draws from torch's global generator."""
@@ -147,13 +146,9 @@ class Tokenizer(nn.Module):
 
     def fingerprint(self) -> str:
         """16 hex digits that change whenever `encode` may."""
-        fields = {name: getattr(self.config, name) for name in _ENCODING_FIELDS}
-        digest = hashlib.sha256(json.dumps(fields).encode())
-        for name, weights in self.state_dict().items():
-            if name == "embedding.weight" or name.startswith(("mean_image.mean", "encoder.", "pre_quant_conv.")):
-                digest.update(name.encode())
-                digest.update(weights.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        decide = ("embedding.weight", "mean_image.mean", "encoder.", "pre_quant_conv.")
+        weights = [(name, tensor) for name, tensor in self.state_dict().items() if name.startswith(decide)]
+        return fingerprint({name: getattr(self.config, name) for name in _ENCODING_FIELDS}, weights)
 
     def _tokens(self, frames: Tensor) -> Tensor:
         return self.embedding.tokens(self._latents(_images(frames))).flatten(1)
@@ -196,12 +191,3 @@ def _block_size(weight: Tensor, network: str) -> int:
     if weight.device.type != "cpu":
         return 64
     return 32 if network == "strided" else 4 if weight.dtype == torch.float32 else 16
-
-
-@torch.no_grad()
-def _usage(tokens: Tensor, codes: int) -> dict[str, Tensor]:
-    """How many codes these tokens use, and the exponential of the entropy of their use."""
-    flat = tokens.flatten()
-    counts = torch.zeros(codes, device=tokens.device).index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
-    shares = counts / counts.sum()
-    return {"perplexity": torch.special.entr(shares).sum().exp(), "codes_used": (counts > 0).sum().float()}

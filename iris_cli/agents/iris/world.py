@@ -7,6 +7,7 @@ the 16 tokens of the next frame. One step is 17 small passes, and none of them w
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,12 +16,22 @@ from iris_cli.agents.iris.config import TOKENS_PER_BLOCK, TOKENS_PER_FRAME
 from iris_cli.agents.iris.dynamics import Dynamics
 from iris_cli.agents.iris.tokenizer import Tokenizer
 from iris_cli.errors import ShapeError
-from iris_cli.learn.world import Outcome
+from iris_cli.learn.world import Forecast, Outcome
 from iris_cli.nn.graphs import Graphs, identity
 from iris_cli.nn.kv_cache import KVCache
 from iris_cli.nn.sampling import sample
 
 Draw = Callable[[Tensor], Tensor]  # logits (B, classes) -> (B,) int64
+
+
+@dataclass(frozen=True)
+class SavedDream:
+    """Where a dream was; `IrisDream.restore` takes it back there."""
+
+    read: Tensor  # of the cache
+    past: tuple[Tensor, ...]
+    between: tuple[Tensor, ...]
+    view: Tensor
 
 
 class Workspace:
@@ -104,6 +115,16 @@ class Workspace:
         self._graphs.run(("step", length, next_view), lambda: self._step(length, next_view=next_view), generator)
         self.cache.length = length + (TOKENS_PER_BLOCK if next_view else 1)
 
+    @torch.no_grad()
+    def foretell(self, actions: Tensor) -> Forecast:
+        """What is expected of actions (B,), with room for one in the cache, which stays as it is."""
+        length = self.cache.length
+        hidden = self._dynamics.transformer(self._dynamics.embed_actions(actions[:, None]), self.cache)[:, 0]
+        self.cache.length = length  # what was read is written over by the step
+        signs = self._dynamics.head_rewards(hidden).float().softmax(-1)  # (B, 3)
+        ends = self._dynamics.head_ends(hidden).float().softmax(-1)[:, 1]
+        return Forecast(signs[:, 2] - signs[:, 0], ends, signs)
+
     def draw(self, logits: Tensor) -> Tensor:
         """From logits (B, classes) to (B,)."""
         return logits.argmax(-1) if self._greedy else sample(logits, self._graphs.generator)
@@ -179,10 +200,8 @@ class IrisDream:
         Where the step would overrun the positions, all but the last `keep` frames are forgotten first. An imagined end
         stops nothing. Without `next_view` only reward and end are imagined, in one pass, and the dream is over.
         """
-        work, passes = self._work, TOKENS_PER_BLOCK if next_view else 1
-        if self.cache.length + passes > self.cache.max_tokens:
-            between = torch.stack([*self._between, actions], 1)[:, :-1]  # (B, frames - 1), maybe none
-            work.read(torch.stack(list(self._past), 1), between)
+        work = self._work
+        self._make_room(actions, TOKENS_PER_BLOCK if next_view else 1)
         work.step(actions, self._generator, next_view=next_view)
         rewards, ends = work.rewards.clone(), work.ends.clone()  # the next step writes there
         if not next_view:
@@ -191,6 +210,27 @@ class IrisDream:
         self._past.append(self.tokens)
         self._between.append(actions)
         return Outcome(rewards, ends, self.view)
+
+    def foretell(self, actions: Tensor) -> Forecast:
+        """What is expected of actions (B,) int64; the dream stays as it is, and a `step` under them does as without."""
+        self._make_room(actions, TOKENS_PER_BLOCK)
+        return self._work.foretell(actions)
+
+    def save(self) -> SavedDream:
+        """All that `restore` needs, but for the generator's state, which whoever handed it in has to keep."""
+        return SavedDream(self.cache.save(), tuple(self._past), tuple(self._between), self.view)
+
+    def restore(self, saved: SavedDream) -> None:
+        """Go back to where this dream was saved; the same actions and draws then lead to the same views."""
+        self.cache.restore(saved.read)
+        self._past, self._between = deque(saved.past, self._past.maxlen), deque(saved.between, self._between.maxlen)
+        self.tokens, self.view = saved.past[-1], saved.view
+
+    def _make_room(self, actions: Tensor, passes: int) -> None:
+        """Forget all but the last `keep` frames where so many tokens more would overrun the positions."""
+        if self.cache.length + passes > self.cache.max_tokens:
+            between = torch.stack([*self._between, actions], 1)[:, :-1]  # (B, frames - 1), maybe none
+            self._work.read(torch.stack(list(self._past), 1), between)
 
 
 def imagine_step(

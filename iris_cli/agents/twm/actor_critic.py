@@ -22,12 +22,12 @@ from iris_cli.nn.mlp import MLP
 
 @dataclass(frozen=True)
 class ActorCriticOutput:
-    """What the actor-critic makes of latents (..., Z).
+    """What the actor-critic makes of views.
 
     Attributes:
         logits_actions: (..., A), before any temperature.
         values: (...) expected discounted return.
-        memory: always empty: a latent is all the policy knows.
+        memory: always empty: a view is all the policy knows.
         logits_values: None, as values are scalars.
     """
 
@@ -38,30 +38,31 @@ class ActorCriticOutput:
 
 
 class ActorCritic(nn.Module):
-    """Maps latents to action logits and values.
+    """Maps views to action logits and values: latents, or latents and thoughts side by side if it reads those.
 
     Args:
         config: sizes, and how it learns.
         latent_width: Z.
+        hidden_width: E, of thoughts.
         num_actions: A.
     """
 
-    def __init__(self, config: ActorCriticConfig, *, latent_width: int, num_actions: int) -> None:
+    def __init__(self, config: ActorCriticConfig, *, latent_width: int, hidden_width: int, num_actions: int) -> None:
         super().__init__()
         self.config = config
-        self.latent_width = latent_width
-        self.actor_model = MLP([latent_width, *config.actor_widths, num_actions], orthogonal=True)
-        self.critic_model = MLP([latent_width, *config.critic_widths, 1], orthogonal=True)
+        self.view_width = latent_width + (hidden_width if config.reads_hidden else 0)
+        self.actor_model = MLP([self.view_width, *config.actor_widths, num_actions], orthogonal=True)
+        self.critic_model = MLP([self.view_width, *config.critic_widths, 1], orthogonal=True)
 
-    def forward(self, latents: Tensor, memory: tuple[()] | None = None) -> ActorCriticOutput:
-        """Look at latents (..., Z) float32; there is no memory to hand in.
+    def forward(self, views: Tensor, memory: tuple[()] | None = None) -> ActorCriticOutput:
+        """Look at views (..., Z) or (..., Z + E) float32; there is no memory to hand in.
 
         Raises:
-            ShapeError: for latents of another width.
+            ShapeError: for views of another width.
         """
-        if latents.shape[-1:] != (self.latent_width,):
-            raise ShapeError(f"latents must have shape (..., {self.latent_width}). Got {tuple(latents.shape)}")
-        return ActorCriticOutput(self.actor_model(latents), self.critic_model(latents).squeeze(-1))
+        if views.shape[-1:] != (self.view_width,):
+            raise ShapeError(f"views must have shape (..., {self.view_width}). Got {tuple(views.shape)}")
+        return ActorCriticOutput(self.actor_model(views), self.critic_model(views).squeeze(-1))
 
     def burn_in(self, views: Tensor, mask: Tensor) -> tuple[()]:
         """The memory after views (B, T, Z): none."""

@@ -6,7 +6,7 @@ and dynamics, and one of the actor-critic in dreams of the dynamics as it then i
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,14 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from iris_cli.agents.twm.actor_critic import ActorCritic, step_weights
+from iris_cli.agents.twm.attention import attention
 from iris_cli.agents.twm.config import TwmConfig
+from iris_cli.agents.twm.diagnosis import diagnose
 from iris_cli.agents.twm.dynamics import Dynamics
 from iris_cli.agents.twm.learning import dynamics_loss, encoded, learned_rewards, stacks_of, world_losses
 from iris_cli.agents.twm.schedule import planned_updates, stack_pass, start_pass
+from iris_cli.agents.twm.thoughts import Thoughts
 from iris_cli.agents.twm.tokenizer import Tokenizer
 from iris_cli.agents.twm.world import TwmDream
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import Rollout
+from iris_cli.learn.attention import Attention
+from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine
 from iris_cli.learn.visits import Visits
@@ -52,8 +57,9 @@ class Agent(nn.Module):
             num_actions=num_actions,
         )  # fmt: skip
         self.actor_critic = ActorCritic(
-            config.actor_critic, latent_width=self.tokenizer.latent_width, num_actions=num_actions
-        )
+            config.actor_critic, latent_width=self.tokenizer.latent_width, hidden_width=config.dynamics.width,
+            num_actions=num_actions,
+        )  # fmt: skip
 
     def configure(self, config: TwmConfig) -> None:
         """Adopt settings of how the components learn; the networks and their weights stay as they are.
@@ -71,27 +77,40 @@ class Agent(nn.Module):
         """What the policy looks at when it acts: stacks (N, 4, 64, 64) uint8 -> most probable latents (N, Z)."""
         return most_probable(self.tokenizer.encode(stacks))
 
+    def thoughts(self, num_envs: int) -> Thoughts | None:
+        """What tells a policy in E environments what the dynamics thinks, if it wants to know."""
+        return Thoughts(self.dynamics, num_envs) if self.config.actor_critic.reads_hidden else None
+
+    def picture(self, views: Tensor) -> Tensor:
+        """What views (N, Z) decode to, for people: (N, 3, 64, 64) float32 in [0, 1], the newest frame of each stack."""
+        latents = views[:, : self.tokenizer.latent_width]
+        return self.tokenizer.decode(latents)[:, -1:].clamp(0, 1).expand(-1, 3, -1, -1)
+
+    def reconstruct(self, stacks: Tensor, actions: Tensor) -> Tensor:
+        """What the tokenizer makes of stacks (N, 4, 64, 64) uint8, as a picture; the actions between play no role."""
+        return self.picture(most_probable(self.tokenizer.encode(stacks)))
+
     def begin_dream(
         self,
         stacks: Tensor | None,
         latents: Tensor | None,
         actions: Tensor,
-        rewards: Tensor,
-        ends: Tensor,
         generator: torch.Generator | None = None,
         *,
+        rewards: Tensor | None = None,
         greedy: bool = False,
+        keep: int = 1,
     ) -> TwmDream:
-        """Begin to dream after C real steps, given as stacks or as latents; an imagined end stops nothing.
+        """Begin to dream after C real steps of an episode, given as stacks or latents; an imagined end stops nothing.
 
         Args:
             stacks: (B, C, 4, 64, 64) uint8, read if there are no latents.
             latents: (B, C, Z), or None.
             actions: (B, C - 1) int64 taken between them.
-            rewards: (B, C - 1) float32 after those, as learned.
-            ends: (B, C - 1) bool, whether an episode ended with them.
             generator: of all draws, on the agent's device; None is torch's global one.
+            rewards: (B, C - 1) float32 after those actions, raw; None: there were none.
             greedy: take what is most probable instead of drawing.
+            keep: for agents whose positions are used up; this one looks back as far as its memory reaches.
 
         Raises:
             ShapeError: if there are neither, or shapes do not agree.
@@ -103,9 +122,11 @@ class Agent(nn.Module):
             latents = (most_probable(logits) if greedy else draw_one_hot(logits, generator)).unflatten(
                 0, stacks.shape[:2]
             )
+        rewards = torch.zeros(actions.shape, device=actions.device) if rewards is None else learned_rewards(rewards)
         return TwmDream(
-            self.dynamics, latents, actions, rewards, ends, restart_below=self.config.actor_critic.restart_below,
-            generator=generator, greedy=greedy,
+            self.dynamics, latents, actions, rewards, torch.zeros_like(actions, dtype=torch.bool),
+            restart_below=self.config.actor_critic.restart_below, generator=generator, greedy=greedy,
+            shows_hidden=self.config.actor_critic.reads_hidden,
         )  # fmt: skip
 
     def actor_critic_start(
@@ -128,6 +149,7 @@ class Agent(nn.Module):
         return (), TwmDream(
             self.dynamics, pairs[chosen], actions, rewards, ends, fresh=fresh,
             restart_below=self.config.actor_critic.restart_below, generator=generator,
+            shows_hidden=self.config.actor_critic.reads_hidden,
         )  # fmt: skip
 
     def planned_updates(self, stage: str, steps: int) -> int:
@@ -158,14 +180,26 @@ class Agent(nn.Module):
 
     def actor_critic_losses(self, windows: Windows, dreams: torch.Generator) -> Steps:
         """One optimizer step on real steps, before any dream: their values, and a policy that stays uniform."""
-        latents = draw_one_hot(encoded(self.tokenizer, stacks_of(windows)[:, 1:]), dreams)  # (B, H+1, Z)
-        output, ends = self.actor_critic(latents), windows.ends[:, 1:]
+        output, ends = self.actor_critic(self._real_views(windows, dreams)), windows.ends[:, 1:]
         rollout = Rollout(
             logits_actions=output.logits_actions[:, :-1], actions=windows.actions[:, 1:],
             values=output.values[:, :-1], rewards=windows.rewards[:, 1:], ends=ends, bootstrap=output.values[:, -1],
             discounts=self.config.dynamics.gamma * (~ends).float(),
         )  # fmt: skip
         return [[Part(self.actor_critic.pretraining_loss(rollout, output.logits_actions[:, -1]), 1.0)]]
+
+    def _real_views(self, windows: Windows, draws: torch.Generator) -> Tensor:
+        """What the policy sees of windows of H steps, but for the one before them: (B, H+1, Z), or (B, H+1, Z + E)."""
+        stacks = stacks_of(windows)
+        latents = draw_one_hot(encoded(self.tokenizer, stacks[:, 1:]), draws)
+        if not self.config.actor_critic.reads_hidden:
+            return latents
+        before = draw_one_hot(encoded(self.tokenizer, stacks[:, :1]), draws)
+        read = torch.cat([before, latents[:, :-1]], 1)  # (B, H+1, Z)
+        with torch.no_grad():
+            told = windows.rewards[:, :-1], windows.ends[:, :-1]
+            hidden = self.dynamics(read, windows.actions, *told).hidden
+        return torch.cat([latents, hidden * ~windows.ends[..., None]], 2)
 
     def agent_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Windows:
         """Windows for `agent_losses`, which begin at steps that were drawn little, and fresh stacks for dreams."""
@@ -195,6 +229,35 @@ class Agent(nn.Module):
         rollout = imagine(dream, self.actor_critic, memory, self.config.actor_critic.horizon + 1, dreams)
         assert rollout.discounts is not None
         yield [Part(self.actor_critic.loss(rollout, step_weights(rollout.discounts, rollout.ends)), 1.0)]
+
+    def attention(
+        self, episodes: Sequence[Episode], *, most: int, seed: int, watch: Callable[[int], None] = lambda steps: None
+    ) -> Attention:
+        """What the dynamics looks at in up to `most` predictions on these episodes (agents/twm/attention.py)."""
+        return attention(self.tokenizer, self.dynamics, episodes, most=most, seed=seed, watch=watch)
+
+    def diagnose(
+        self,
+        episodes: Sequence[Episode],
+        *,
+        trained: Collection[str],
+        horizon: int,
+        seed: int,
+        watch: Callable[[int], None] = lambda frames: None,
+    ) -> Diagnosis:
+        """Figures that say how good each part is on these episodes, as `agents/twm/diagnosis.py` makes them.
+
+        Args:
+            episodes: held out, of stacks; at least one, none empty.
+            trained: names of the components that were trained; others are not measured.
+            horizon: steps of each dream that is compared with what really came.
+            seed: of the dreams.
+            watch: told now and then how many more frames were looked at; may raise to stop.
+        """
+        return diagnose(
+            self.tokenizer, self.dynamics, self.actor_critic, episodes, trained=trained, horizon=horizon, seed=seed,
+            watch=watch,
+        )  # fmt: skip
 
     def _next_windows(self, replay: Replay, draws: torch.Generator, batch: int, length: int, visits: Visits) -> Windows:
         """The next ones of a pass; the last step has no frame behind it, so no window holds it."""

@@ -154,7 +154,8 @@ def to_published(agent: Agent) -> dict[str, Any]:
     """The agent as the released program would write it, on the CPU: its settings in their words, and a state dict.
 
     Raises:
-        CheckpointError: if the encoder has other layers than the released program can build.
+        CheckpointError: if the encoder has other layers than the released program can build, or the policy reads what
+            the dynamics thinks.
     """
     widths = agent.config.tokenizer.hidden_widths
     if widths != TokenizerConfig.hidden_widths:
@@ -162,6 +163,8 @@ def to_published(agent: Agent) -> dict[str, Any]:
             f"the released program has no place for an encoder with hidden widths {', '.join(map(str, widths))}",
             fix="Only agents with two hidden layers of 512 can be exported.",
         )
+    if agent.config.actor_critic.reads_hidden:
+        raise CheckpointError("in which order the released program shows a policy both z and h is not known here")
     config = dict(_FIXED)
     for section, names in _NAMES.items():
         for ours, name in names.items():

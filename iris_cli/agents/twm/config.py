@@ -105,6 +105,11 @@ class DynamicsConfig:
             raise ConfigError(f"width is {self.width}, but half of it are sines", where="dynamics.width")
 
     @property
+    def max_blocks(self) -> int:
+        """Steps that the present one can look at, itself included."""
+        return self.memory + 1
+
+    @property
     def tokens_per_step(self) -> int:
         """Latent, action and, if it is read, reward."""
         return 3 if self.reads_rewards else 2
@@ -120,10 +125,15 @@ class ActorCriticConfig:
 
     actor_widths: tuple[int, ...] = (512, 512, 512, 512)
     critic_widths: tuple[int, ...] = (512, 512, 512, 512)
+    # Whether the policy sees, besides the latent, what the dynamics thought after the step before: the paper's ablation
+    # on [z, h]. It then needs the dynamics to act.
+    reads_hidden: bool = False
     horizon: int = 15  # H, imagined steps
     lam: float = 0.95  # 0 one-step ... 1 Monte Carlo
     entropy_weight: float = 0.01
-    entropy_threshold: float = 0.1  # Gamma, of the mean entropy, 1 being uniform; above it the entropy earns nothing
+    # Gamma, of the mean entropy, 1 being uniform; above it the entropy earns nothing. 1: it always does, which is the
+    # paper's ablation without threshold.
+    entropy_threshold: float = 0.1
     restart_below: float = 0.1  # product of imagined discounts at which an imagined episode counts as ended
     batch_size: int = 400  # imagined rollouts per update
     learning_rate: float = 1e-4  # of the actor, Adam, constant

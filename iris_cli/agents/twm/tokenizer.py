@@ -5,8 +5,6 @@ It knows no time: a latent is of its stack alone. Outside of here pixels are uin
 Source: fact sheet of TWM, sections 1 and 4.1. Members are named as in the published state dict.
 """
 
-import hashlib
-import json
 import math
 from collections import OrderedDict
 from itertools import pairwise
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from iris_cli.agents.twm.config import IMAGE_SIZE, STACK, TokenizerConfig
 from iris_cli.errors import ShapeError
+from iris_cli.learn.fingerprint import fingerprint
 from iris_cli.learn.losses import Losses
 from iris_cli.nn.categorical import cross_entropies, normalised_entropies, straight_through
 from iris_cli.nn.mlp import MLP, init_silu
@@ -110,12 +109,8 @@ class Tokenizer(nn.Module):
 
     def fingerprint(self) -> str:
         """16 hex digits that change whenever `encode` may."""
-        fields = {name: getattr(self.config, name) for name in _ENCODING_FIELDS}
-        digest = hashlib.sha256(json.dumps(fields).encode())
-        for name, weights in self.encoder.state_dict().items():
-            digest.update(name.encode())
-            digest.update(weights.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        settings = {name: getattr(self.config, name) for name in _ENCODING_FIELDS}
+        return fingerprint(settings, self.encoder.state_dict().items())
 
 
 def _convolutions(channels: list[int]) -> nn.Sequential:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from iris_cli.agents.twm.dynamics import Dynamics
@@ -34,9 +35,10 @@ class TwmDream:
         restart_below: product of discounts at which an imagined episode counts as ended.
         generator: of the draws, on the latents' device; None is torch's global one.
         greedy: take the most probable latent instead.
+        shows_hidden: whether views hold what the dynamics thought before, too.
 
     Attributes:
-        view: (B, Z) the present latent.
+        latents: (B, Z) the present ones.
         hidden: (B, E) what the dynamics thought after the last action, or None before the first of all.
         past: what the dynamics has read.
 
@@ -56,12 +58,14 @@ class TwmDream:
         restart_below: float = 0.1,
         generator: torch.Generator | None = None,
         greedy: bool = False,
+        shows_hidden: bool = False,
     ) -> None:
         assert not dynamics.training
         _check(latents, actions, rewards, ends)
         self._dynamics, self._fresh, self._restart_below = dynamics, fresh, restart_below
         self._draw: Draw = most_probable if greedy else partial(draw_one_hot, generator=generator)
-        self.view = latents[:, -1]
+        self._shows_hidden = shows_hidden
+        self.latents = latents[:, -1]
         self.hidden: Tensor | None = None
         steps = latents.shape[1] - 1
         self.past = dynamics.new_past(len(latents), chunk=max(steps, 1))
@@ -73,13 +77,22 @@ class TwmDream:
         self._chance = torch.ones_like(latents[:, 0, 0])  # (B,) product of discounts since the episode began
         self._restarts = torch.zeros((), dtype=torch.int64, device=latents.device)  # how many fresh latents were used
 
+    @property
+    def view(self) -> Tensor:
+        """(B, Z) the present latents, or (B, Z + E) with the thoughts before them, zeros where an episode begins."""
+        if not self._shows_hidden:
+            return self.latents
+        if self.hidden is None:
+            return F.pad(self.latents, (0, self._dynamics.config.width))
+        return torch.cat([self.latents, self.hidden * ~self._end], 1)
+
     @torch.no_grad()
     def step(self, actions: Tensor, *, next_view: bool = True) -> Outcome:
         """Imagine what actions (B,) int64 lead to.
 
         Hot path: static shapes, no waiting for the device. Without `next_view` the dream is over.
         """
-        thoughts = self._dynamics.extend(self.past, self.view[:, None], actions[:, None], self._reward, self._end)
+        thoughts = self._dynamics.extend(self.past, self.latents[:, None], actions[:, None], self._reward, self._end)
         predicted = self._dynamics.predict(thoughts)
         rewards, discounts = predicted.rewards[:, 0], predicted.logits_discounts[:, 0].sigmoid()
         chance = self._chance * discounts
@@ -94,8 +107,8 @@ class TwmDream:
             latents = torch.where(ends[:, None], self._fresh[order.remainder(len(self._fresh))], latents)
             self._restarts = self._restarts + ends.sum()
             self._chance, self._end = torch.where(ends, 1.0, chance), ends[:, None]
-        self.view = latents
-        return Outcome(rewards, ends, latents, discounts)
+        self.latents = latents
+        return Outcome(rewards, ends, self.view, discounts)
 
 
 def _check(latents: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor) -> None:

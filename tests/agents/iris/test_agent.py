@@ -242,3 +242,19 @@ def test_settings_are_found_by_the_agents_name() -> None:
 def test_an_unknown_agent_is_refused(call) -> None:
     with pytest.raises(ConfigError, match=r"no agent 'irs'\. .* Did you mean iris"):
         call("irs")
+
+
+def test_the_attention_of_a_segment_is_that_of_its_last_action_by_step_and_place(
+    agent: Agent, segments: Segments
+) -> None:
+    assert segments.tokens is not None
+    tokens, actions = segments.tokens[0], segments.actions[0]
+
+    weights = agent.attended(tokens, actions)
+
+    config = agent.config.dynamics
+    assert weights.shape == (config.layers, config.heads, 4, 17)
+    torch.testing.assert_close(weights.sum((-1, -2)), torch.ones(config.layers, config.heads))
+    embedded = agent.dynamics.embed(tokens[None], actions[None])
+    whole = agent.dynamics.transformer.attention(embedded)
+    torch.testing.assert_close(weights[1, 0, 2, 5], whole[1, 0, 0, -1, 2 * 17 + 5])

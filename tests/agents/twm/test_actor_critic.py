@@ -23,7 +23,7 @@ def actor_critic(weights_of, golden_config: TwmConfig) -> ActorCritic:
 
 
 def filled(config: ActorCriticConfig, weights_of) -> ActorCritic:
-    actor_critic = ActorCritic(config, latent_width=20, num_actions=6)
+    actor_critic = ActorCritic(config, latent_width=20, hidden_width=24, num_actions=6)
     actor_critic.load_state_dict(weights_of("ac."))
     return actor_critic
 
@@ -40,7 +40,7 @@ def rollout(actor_critic: ActorCritic, golden: dict[str, Tensor]) -> Rollout:
 
 @pytest.mark.parametrize("actions", [4, 18])
 def test_the_default_networks_have_1312768_parameters_and_513_per_action(actions: int) -> None:
-    networks = ActorCritic(ActorCriticConfig(), latent_width=1024, num_actions=actions)
+    networks = ActorCritic(ActorCriticConfig(), latent_width=1024, hidden_width=256, num_actions=actions)
 
     assert sum(p.numel() for p in networks.actor_model.parameters()) == 1_312_768 + 513 * actions
     assert sum(p.numel() for p in networks.critic_model.parameters()) == 1_313_281
@@ -87,7 +87,7 @@ def test_a_dream_s_weights_are_the_published_ones(golden: dict[str, Tensor]) -> 
 def test_the_policy_loss_is_the_published_one(golden: dict[str, Tensor], golden_config, threshold: float) -> None:
     """Advantages are the golden ones, by returns that equal them and values of zero."""
     config = dataclasses.replace(golden_config.actor_critic, entropy_threshold=threshold, lam=0.0)
-    actor_critic = ActorCritic(config, latent_width=20, num_actions=6)
+    actor_critic = ActorCritic(config, latent_width=20, hidden_width=24, num_actions=6)
     shape = golden["in.aent.a"].shape
     rollout = Rollout(
         logits_actions=golden["in.aent.logits"], actions=golden["in.aent.a"], values=torch.zeros(shape),
@@ -181,7 +181,7 @@ def test_weights_are_products_of_discounts_that_begin_anew_after_an_end() -> Non
 
 
 def test_the_critic_learns_at_its_own_rate() -> None:
-    actor_critic = ActorCritic(ActorCriticConfig(), latent_width=20, num_actions=3)
+    actor_critic = ActorCritic(ActorCriticConfig(), latent_width=20, hidden_width=24, num_actions=3)
 
     groups = make_optimizer(actor_critic, actor_critic.config).param_groups
 
@@ -192,3 +192,33 @@ def test_the_critic_learns_at_its_own_rate() -> None:
 def test_latents_of_another_width_are_refused(actor_critic: ActorCritic) -> None:
     with pytest.raises(ShapeError, match=r"\(..., 20\). Got \(2, 21\)"):
         actor_critic(torch.zeros(2, 21))
+
+
+def test_with_a_threshold_of_1_the_entropy_always_earns(golden: dict[str, Tensor], golden_config) -> None:
+    """The ablation without threshold: the loss is minus the weighted entropy, but for a constant."""
+    config = dataclasses.replace(golden_config.actor_critic, entropy_threshold=1.0)
+    actor_critic = ActorCritic(config, latent_width=20, hidden_width=24, num_actions=6)
+    weights, shape = golden["in.aent.weights"], golden["in.aent.a"].shape
+    gradients = []
+    for always in (False, True):
+        logits = golden["in.aent.logits"].clone().requires_grad_()
+        rollout = Rollout(
+            logits_actions=logits, actions=golden["in.aent.a"], values=torch.zeros(shape), rewards=torch.zeros(shape),
+            ends=torch.zeros(shape, dtype=torch.bool), bootstrap=torch.zeros(shape[0]), discounts=torch.ones(shape),
+        )  # fmt: skip
+        entropy = (weights * torch.distributions.Categorical(logits=logits).entropy()).mean() / math.log(6)
+        loss = -config.entropy_weight * entropy if always else actor_critic.loss(rollout, weights).total
+        loss.backward()
+        gradients.append(logits.grad)
+
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_policy_that_reads_thoughts_looks_at_both() -> None:
+    config = dataclasses.replace(ActorCriticConfig(), actor_widths=(8,), critic_widths=(8,), reads_hidden=True)
+    actor_critic = ActorCritic(config, latent_width=20, hidden_width=24, num_actions=3)
+
+    assert actor_critic(torch.zeros(2, 44)).logits_actions.shape == (2, 3)
+    with pytest.raises(ShapeError, match=r"\(\.\.\., 44\)"):
+        actor_critic(torch.zeros(2, 20))

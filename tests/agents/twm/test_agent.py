@@ -10,6 +10,7 @@ from torch import Tensor
 from iris_cli.agents.twm.agent import Agent
 from iris_cli.agents.twm.config import PRESETS, TwmConfig
 from iris_cli.agents.twm.learning import dynamics_loss, world_losses
+from iris_cli.agents.twm.world import TwmDream
 from iris_cli.errors import ShapeError
 from iris_cli.learn.acting import Actor
 from iris_cli.nn.categorical import most_probable
@@ -74,16 +75,21 @@ def test_it_acts_on_the_most_probable_latents_through_the_actor_of_all_agents(ag
 
 
 def test_a_dream_begins_with_stacks_or_with_their_latents(agent: Agent, stacks: Tensor) -> None:
-    actions, rewards, ends = torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, 2), torch.zeros(2, 2).bool()
+    actions, rewards = torch.zeros(2, 2, dtype=torch.int64), torch.tensor([[0.0, 5.0], [0.0, 0.0]])
     latents = agent.see(stacks.flatten(0, 1)).unflatten(0, (2, 3))
 
-    seen = agent.begin_dream(stacks, None, actions, rewards, ends, greedy=True)
-    told = agent.begin_dream(None, latents, actions, rewards, ends, greedy=True)
+    seen = agent.begin_dream(stacks, None, actions, rewards=rewards, greedy=True)
+    told = agent.begin_dream(None, latents, actions, rewards=rewards, greedy=True)
+    unpaid = agent.begin_dream(None, latents, actions, greedy=True)
+    squashed = TwmDream(agent.dynamics, latents, actions, rewards.tanh(), torch.zeros(2, 2).bool(), greedy=True)
 
     assert torch.equal(seen.view, told.view)
-    assert torch.equal(seen.step(actions[:, 0]).rewards, told.step(actions[:, 0]).rewards)
+    expected = [dream.step(actions[:, 0]).rewards for dream in (seen, told, squashed, unpaid)]
+    assert torch.equal(expected[0], expected[1])
+    assert torch.equal(expected[0], expected[2])
+    assert [bool(same) for same in expected[0] == expected[3]] == [False, True]
     with pytest.raises(ShapeError, match="neither"):
-        agent.begin_dream(None, None, actions, rewards, ends)
+        agent.begin_dream(None, None, actions)
 
 
 def test_new_settings_leave_the_weights_as_they_are(agent: Agent) -> None:

@@ -110,7 +110,7 @@ def test_a_dream_may_begin_without_or_with_a_longer_context(dynamics: Dynamics, 
     latents, actions, rewards, ends = start
     begun = TwmDream(dynamics, latents[:, :1], actions[:, :0], rewards[:, :0], ends[:, :0], greedy=True)
     begun.step(actions[:, 0])
-    begun._reward, begun._end, begun.view = rewards, ends, latents[:, 1]  # as if it had dreamed what was real
+    begun._reward, begun._end, begun.latents = rewards, ends, latents[:, 1]  # as if it had dreamed what was real
     given = TwmDream(dynamics, *start, greedy=True)
     torch.testing.assert_close(begun.hidden, given.hidden, **CLOSE)
 

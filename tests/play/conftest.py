@@ -1,0 +1,77 @@
+"""Tiny runs of real Pong whose dreams listen to actions and do not end by themselves, and sessions in them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from iris_cli.agents import presets_for
+from iris_cli.envs.spec import training_spec
+from iris_cli.open_run import environment_for
+from iris_cli.play.session import Session
+from iris_cli.replay.dataset import Dataset
+from iris_cli.run import COMPONENTS, Run
+from iris_cli.stages.collect import Collect, collect_randomly
+
+NewSession = Callable[..., Session]
+LENGTH = 150  # steps of the stored episode
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of real Pong at random, to be read only."""
+    path = tmp_path_factory.mktemp("played") / "pong.zarr"
+    collect_randomly(path, training_spec("Pong"), Collect(steps=LENGTH), seed=0)
+    return path
+
+
+def make_run(directory: Path, agent: str, dataset: Path) -> Run:
+    """A tiny run with all components "trained"."""
+    run = Run.create(
+        directory, agent=agent, config=presets_for(agent)["tiny"], environment=environment_for(agent, "Pong"),
+        num_actions=6, dataset=dataset, seed=0, device=torch.device("cpu"),
+    )  # fmt: skip
+    if agent != "twm":
+        with torch.no_grad():
+            run.agent.dynamics.head_ends[-1].bias.copy_(torch.tensor([8.0, -8.0]))
+            run.agent.dynamics.embed_actions.weight.mul_(100)  # fresh weights hardly listen to actions
+            for layer in (0, -1):
+                run.agent.dynamics.head_tokens[layer].weight.mul_(30)
+    run.updates = dict.fromkeys(COMPONENTS, 1)
+    run.save()
+    run.close()
+    return run
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, stored: Path) -> dict[str, Run]:
+    """A run of each agent; they share their dataset, but for TWM's, which is not there."""
+    place = tmp_path_factory.mktemp("runs")
+    return {
+        "iris": make_run(place / "iris", "iris", stored),
+        "delta-iris": make_run(place / "delta-iris", "delta-iris", stored),
+        "twm": make_run(place / "twm", "twm", place / "none.zarr"),
+    }
+
+
+@pytest.fixture
+def new_session(runs: dict[str, Run], stored: Path) -> Iterator[NewSession]:
+    """Makes sessions of real Pong: `new_session("delta-iris")`, or None for the game alone."""
+    made: list[Session] = []
+
+    def create(agent: str | None = "iris", **options: object) -> Session:
+        run = None if agent is None else runs[agent]
+        session = Session(
+            (training_spec("Pong") if run is None else run.environment).for_testing(),
+            agent=None if run is None else run.agent,
+            dataset=Dataset.open(stored) if agent in ("iris", "delta-iris") else None,
+            trained=() if run is None else COMPONENTS,
+            **options,
+        )
+        made.append(session)
+        return session
+
+    yield create
+    for session in made:
+        session.close()
