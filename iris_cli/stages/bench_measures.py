@@ -6,7 +6,7 @@ single figures. The other agents do their updates as their stages do them. Weigh
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -36,6 +36,7 @@ from iris_cli.replay.segments import Replay, Segments
 
 FRAMES = 512  # real frames that the measurements work on
 CPU_SHARE = 4  # of a batch of the tokenizer and the dynamics, a CPU is timed on one part in so many
+DATASET_STEPS, STAGE_UPDATES = 100_000, 200  # at the end of an Atari 100k run
 ROOFLINE_BATCH = 2  # rollouts, segments or frames whose operations and activations are counted
 WARM_UPS = 3  # on CUDA, where the first repetition loads kernels and the second captures graphs
 COMPONENTS = ("tokenizer", "dynamics", "actor_critic")
@@ -238,9 +239,15 @@ class IrisSubject:
         optimizer.step()
 
     def _actor_critic(self, clock: Clock) -> dict[str, Measured]:
-        """A whole update with its burn-in, and the share of imagination in it."""
+        """A whole update with its burn-in, and the share of imagination in it.
+
+        A stage decodes what it burns in on once for every step of the dataset, if that is less: at the end of a run, an
+        update's share of that is 500 frames instead of the 1,280 that it looks at.
+        """
         agent, config = self.agent, self.agent.config.actor_critic
         rollouts: list[Rollout] = []
+        share = min(config.burn_in, DATASET_STEPS / STAGE_UPDATES / config.batch_size)  # frames to decode for a rollout
+        views = agent.views_of(self.tokens)
 
         def imagined(start: Callable[[], Any]) -> None:
             memory, dream = start()
@@ -250,7 +257,9 @@ class IrisSubject:
 
         def fast(batch: int = config.batch_size) -> None:
             rows = self.rows(batch, config.burn_in + 1)
-            imagined(lambda: agent.actor_critic_start(self.segments(rows), self.dreams))
+            agent.views_of(self.tokens[self.rows(round(share * batch), 1)[:, 0]])
+            segments = replace(self.segments(rows), views=views[rows])
+            imagined(lambda: agent.actor_critic_start(segments, self.dreams))
 
         def plain() -> None:
             rows = self.rows(config.batch_size, config.burn_in + 1)
