@@ -12,6 +12,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import logging
 import re
 import secrets
 import socket
@@ -124,7 +125,7 @@ class _Server:
             app.router.add_get(path, self._page)
         app.router.add_get("/socket", self._socket)
         app.router.add_get("/films/{name}", self._film)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        runner = web.AppRunner(app, access_log=None, logger=_silence(), handle_signals=False, shutdown_timeout=2.0)
         await runner.setup()
         listening = _listen(self.door)
         try:
@@ -154,6 +155,9 @@ class _Server:
                 response = await handler(request)
             except web.HTTPException as error:
                 return _refusal(error.status, error.reason)
+            except Exception as error:  # a mistake of ours
+                console.warn(f"a request failed: {type(error).__name__}: {error}")
+                return _refusal(500, "Something went wrong here.")
             if not response.prepared:
                 response.headers.update(HEADERS)
             return response
@@ -166,7 +170,7 @@ class _Server:
         return name in ("localhost", self.door.host) or _is_address(name.strip("[]"))
 
     def _knows(self, token: str) -> bool:
-        return hmac.compare_digest(token.encode(), self.token.encode())
+        return hmac.compare_digest(token.encode(errors="replace"), self.token.encode())
 
     async def _page(self, request: Any) -> Any:
         name = PAGE[request.path]
@@ -220,6 +224,8 @@ class _Guest:
             await self._show(await self._work(self._session.start, self._server.game.first))
         except IrisError as error:
             await self._tell("error", text=str(error), fatal=True)
+            return
+        except (ConnectionError, TimeoutError):  # gone already
             return
         clock = asyncio.create_task(self._clock())
         try:
@@ -502,6 +508,13 @@ def _listen(door: Door) -> socket.socket:
             fix="Name another --port or --host.",
         ) from None
     return listening
+
+
+def _silence() -> logging.Logger:
+    """A log that keeps to itself: what is no request at all is refused, and no news to the person at the terminal."""
+    quiet = logging.getLogger(f"{__name__}.requests")
+    quiet.setLevel(logging.CRITICAL + 1)
+    return quiet
 
 
 def _refusal(status: int, text: str) -> Any:

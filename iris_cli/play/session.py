@@ -468,7 +468,7 @@ class Session:
             return self._dream.tokens
         if frame is None or not self.can_dream or not self._agent.frames_have_tokens:
             return None
-        return tuple(self._agent.tokenizer.encode(self._image(frame))[0].tolist())
+        return tuple(self._agent.tokenizer.glance(self._image(frame))[0].tolist())
 
     def _image(self, frame: NDArray[np.uint8]) -> Tensor:
         """(1, channels, 64, 64) uint8 on the agent's device."""

@@ -177,7 +177,7 @@ def test_the_page_fits_a_phone_and_is_played_by_touch(site: tuple[str, Path], br
     assert said_wrong(browser) == []
 
 
-def test_a_server_that_stops_is_said_so(site: tuple[str, Path], browser: Browser) -> None:
+def test_a_lost_connection_is_said_and_a_reload_begins_anew(site: tuple[str, Path], browser: Browser) -> None:
     browser.driver.get(site[0].replace("token=", "token=x"))
     assert "lacks the token" in browser.driver.page_source
     browser.driver.get(site[0])

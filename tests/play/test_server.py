@@ -6,7 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -361,6 +361,56 @@ def test_a_mistake_of_ours_ends_no_session(
 
     monkeypatch.setattr(Session, "advance", lambda *_: 1 / 0)
     with_page(site, act)
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /?token=\xff\xed\xa0\x80 HTTP/1.0\r\n\r\n",
+        b"GET /?token=%ed%a0%80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"A" * 100_000,
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n",
+        b"GET /socket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    ],
+    ids=["TLS", "no host", "bytes", "no text", "endless", "a body", "an upgrade"],
+)
+def test_what_is_no_request_is_no_harm(site: Site, request_line: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(site.root.rsplit(":", 1)[1]))
+        writer.write(request_line)
+        answer = b""
+        with suppress(ConnectionError, TimeoutError):
+            await writer.drain()
+            writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        assert b"200 OK" not in answer
+        assert b"101 Switching" not in answer
+
+    asyncio.run(run())
+    assert asyncio.run(status_of(site.address)) == 200
+    assert caplog.text == ""
+
+
+@pytest.mark.pipeline
+def test_pages_that_leave_at_once_leave_nothing_behind(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with aiohttp.ClientSession() as client:
+            for _ in range(6):
+                with suppress(aiohttp.ClientError):
+                    async with client.ws_connect(f"{site.root}/socket?token={site.token}") as socket:
+                        socket._response.connection.transport.abort()
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(AssertionError):
+                    assert await works(site)
+                    return
+                await asyncio.sleep(0.1)
+
+    asyncio.run(run())
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 # -- many and much ----------------------------------------------------------------------------------------------------
