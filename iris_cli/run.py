@@ -326,6 +326,7 @@ class Run:
         with path.open("ab") as file:
             if self._metrics_bytes is not None and file.tell() > self._metrics_bytes:
                 file.truncate(self._metrics_bytes)
+                file.seek(0, os.SEEK_END)  # else the position counts what is gone
             file.write(line.encode())
             self._metrics_bytes = file.tell()
 

@@ -56,6 +56,7 @@ class Feed:
         """Feed the lines up to that length of metrics.jsonl, which a checkpoint knows of."""
         if self._is_over or metrics_bytes == self._bytes:
             return
+        end = metrics_bytes
         if metrics_bytes < self._bytes:  # somebody went back to an older checkpoint
             self._warn(
                 f"{self._name} holds points of work that was taken back; to have it drawn anew, remove "
@@ -71,12 +72,13 @@ class Feed:
                     self._position.parent.mkdir(parents=True, exist_ok=True)
                     self._logger = self._begin(self._position.parent, self._origin)
                 self._logger.write(list(records_of(found.lines, self._counters)))
+                end = found.end
             except Exception as error:  # whatever a foreign package raises must not end the training
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 self._warn(f"{self._name} failed ({reason}) and gets no more points; metrics.jsonl has them all")
                 self._is_over = True
                 return
-        self._bytes = metrics_bytes
+        self._bytes = end
         _write_position(self._position, self._bytes, self._counters)
 
     def close(self) -> None:

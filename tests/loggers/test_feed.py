@@ -106,6 +106,23 @@ def test_what_a_kill_takes_back_was_never_fed_so_nothing_comes_twice(run: Run) -
     assert [record.number for record in first.records + second.records] == [0, 1, 2]
 
 
+def test_a_checkpoint_right_after_lines_were_taken_back_knows_the_length_of_the_file(run: Run) -> None:
+    run.log(stage="train-dynamics", update=50, loss=1.0)
+    run.save()
+    run.log(stage="train-dynamics", update=100, loss=0.5)
+    run.close()
+
+    again = Run.open(run.directory, device=torch.device("cpu"), training=True)
+    kept = attached(again, Kept())
+    for update in (100, 150, 200):
+        again.log(stage="train-dynamics", update=update, loss=0.5)
+        saved = json.loads((again.save() / "state.json").read_text())
+        assert saved["metrics_bytes"] == (run.directory / "metrics.jsonl").stat().st_size
+    again.close()
+
+    assert steps_of(kept) == [50, 100, 150, 200]
+
+
 def test_a_logger_that_comes_late_gets_everything(run: Run) -> None:
     for update in (50, 100):
         run.log(stage="train-tokenizer", update=update, loss=1.0)
