@@ -200,19 +200,20 @@ SECTION_PRESETS = {"tokenizer": {"published": TokenizerConfig()}}
 
 PRESETS = {
     "published": TwmConfig(),
-    # A laptop's CPU: the same stages and losses, with small networks.
+    # A laptop's CPU: the same stages and losses, with small networks, which bear ten times the published learning rates
+    # on Catch (pipelines/catch-twm.yaml); on no real game yet.
     "small": TwmConfig(
         preset="small",
         tokenizer=TokenizerConfig(
-            categoricals=16, categories=16, base_channels=16, hidden_widths=(256,), batch_size=128, learning_rate=3e-4
+            categoricals=16, categories=16, base_channels=16, hidden_widths=(256,), batch_size=64, learning_rate=1e-3
         ),
         dynamics=DynamicsConfig(
             layers=4, heads=4, head_width=32, width=128, feedforward=512, latent_widths=(256, 256),
-            reward_widths=(128, 128), discount_widths=(128, 128), dropout=0.0, batch_size=16, learning_rate=3e-4,
+            reward_widths=(128, 128), discount_widths=(128, 128), dropout=0.0, batch_size=16, learning_rate=1e-3,
         ),
         actor_critic=ActorCriticConfig(
-            actor_widths=(256, 256), critic_widths=(256, 256), batch_size=64, learning_rate=3e-4,
-            critic_learning_rate=1e-4,
+            actor_widths=(256, 256), critic_widths=(256, 256), batch_size=64, learning_rate=1e-3,
+            critic_learning_rate=1e-3,
         ),
         schedule=ScheduleConfig(steps=20_000, prefill=2_000, budget=12_000_000, pretraining_budget=2_000_000),
     ),
