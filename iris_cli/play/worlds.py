@@ -95,8 +95,8 @@ class DreamWorld:
 
 
 def can_dream(agent: Any) -> bool:
-    """Whether an agent's dreams can be looked at."""
-    return hasattr(agent, "reconstruct")
+    """Whether an agent's dreams can be played in."""
+    return agent.dreams_can_be_saved
 
 
 def pixels(views: Tensor) -> Pixels:

@@ -39,6 +39,7 @@ class Agent(nn.Module):
     """
 
     frames_have_tokens = False  # a token stands for a transition
+    dreams_can_be_saved = True  # and taken back there, as playing in them needs
     counts_first_round = False  # as published: draws in a pipeline's first round leave all episodes alike
     exploration: None = None  # a bonus for novelty is a variant of IRIS
 

@@ -39,6 +39,7 @@ class Agent(nn.Module):
     """
 
     frames_have_tokens = True  # of their own, so that a dataset's tokens can be stored
+    dreams_can_be_saved = True  # and taken back there, as playing in them needs
     counts_first_round = True  # whether draws in a pipeline's first round make an episode or step less likely later
 
     def __init__(self, config: IrisConfig, num_actions: int) -> None:

@@ -45,6 +45,7 @@ class Agent(nn.Module):
     """
 
     frames_have_tokens = False  # latents are drawn anew each time
+    dreams_can_be_saved = False  # and taken back there, as playing in them needs
     counts_first_round = True  # whether draws in a pipeline's first round make an episode or step less likely later
     exploration: None = None  # a bonus for novelty is a variant of IRIS
 
