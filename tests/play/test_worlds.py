@@ -59,8 +59,9 @@ def test_what_is_expected_is_what_is_then_drawn_from(
 ) -> None:
     drawn: list[torch.Tensor] = []
     world = dream(runs[agent])
-    draw = world._dream._draw
-    monkeypatch.setattr(world._dream, "_draw", lambda logits: drawn.append(logits.softmax(-1)) or draw(logits))
+    work = world._dream._work
+    draw = work.draw
+    monkeypatch.setattr(work, "draw", lambda logits: drawn.append(logits.softmax(-1)) or draw(logits))
 
     for action in ACTIONS:
         drawn.clear()
