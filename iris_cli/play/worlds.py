@@ -95,8 +95,8 @@ class DreamWorld:
 
 
 def can_dream(agent: Any) -> bool:
-    """Whether an agent's dreams can be played in."""
-    return agent.dreams_can_be_saved
+    """Whether there is an agent whose dreams can be played in."""
+    return agent is not None and agent.dreams_can_be_saved
 
 
 def pixels(views: Tensor) -> Pixels:
