@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iris_cli.errors import IrisError
-from iris_cli.render import png, tiles
+from iris_cli.render import in_colour, png, tiles
 from iris_cli.run import Run
 from iris_cli.stages.imagine import Imagine, imagine
 
@@ -144,9 +144,7 @@ def _newest(run: Run) -> _Newest:
         )
 
 
-def _needs_tokenizer(run: Run, what: str) -> None:
-    if not hasattr(run.agent, "reconstruct"):
-        raise IrisError(f"{what} of {run.agent_name} cannot be shown yet")
+def _needs_tokenizer(run: Run) -> None:
     if not run.is_trained("tokenizer"):
         raise IrisError("the tokenizer has not been trained yet")
 
@@ -162,7 +160,7 @@ def _image(view: Tensor) -> NDArray[np.uint8]:
 
 def _reconstructions(run: Run, newest: _Newest) -> list[bytes]:
     """Each behind the real frame before it, which tokenizers of transitions want."""
-    _needs_tokenizer(run, "reconstructions")
+    _needs_tokenizer(run)
     count = len(newest.frames)
     evenly = (int(i) for i in np.linspace(0, count - 1, SHOWN_FRAMES))
     chosen = sorted({i + 1 if i in newest.starts and i + 1 < count else i for i in evenly})
@@ -171,12 +169,14 @@ def _reconstructions(run: Run, newest: _Newest) -> list[bytes]:
         first = index if index == 0 or index in newest.starts else index - 1
         actions = torch.from_numpy(newest.actions[first:index])
         seen = run.agent.reconstruct(_tensor(newest.frames[first : index + 1]), actions)[-1]
-        pairs.append(png(tiles([[newest.frames[index], _image(seen)]])))
+        pairs.append(png(tiles([[in_colour(newest.frames[index][None])[0], _image(seen)]])))
     return pairs
 
 
 def _codes(run: Run, newest: _Newest) -> CodeUse:
-    _needs_tokenizer(run, "the codes")
+    _needs_tokenizer(run)
+    if not hasattr(run.config.tokenizer, "codes"):
+        raise IrisError(f"{run.agent_name} has no codebook: its latents are categorical by themselves")
     frames = _tensor(newest.frames)
     if run.agent.frames_have_tokens:
         tokens = torch.cat([run.agent.tokenizer.encode(part) for part in frames.split(128)])
