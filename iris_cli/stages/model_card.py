@@ -48,7 +48,7 @@ def _front_matter(facts: Mapping[str, Any], report: Mapping[str, Any] | None, ga
         "pipeline_tag": "reinforcement-learning",
         "tags": ["reinforcement-learning", "world-model", facts["agent"], game],
     }
-    if report is not None:
+    if report is not None and not report["cut"]:  # what games that were cut gave is no score
         metric = {"type": "mean_reward", "name": "mean score", "value": report["mean"]}
         task = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
         result = {"task": task, "dataset": {"type": game, "name": game}, "metrics": [metric]}

@@ -73,9 +73,8 @@ def _card(subject: Subject) -> Html:
     seconds = sum(line["seconds"] for line in facts.stages)
     boxes: list[tuple[str, str]] = []
     if final is not None:
-        boxes.append(
-            (f"{score_words(final.mean)} ± {score_words(final.standard_error)}", f"score, {len(final.scores)} games")
-        )
+        words = f"score, {len(final.scores)} games" + (f", {final.cut} of them cut" if final.cut else "")
+        boxes.append((f"{score_words(final.mean)} ± {score_words(final.standard_error)}", words))
         if final.game in RANDOM_AND_HUMAN and not final.cut:
             random, human = RANDOM_AND_HUMAN[final.game]
             boxes.append((f"{(final.mean - random) / (human - random):.3f}", "human-normalised (random 0, human 1)"))
