@@ -16,7 +16,7 @@ from iris_cli.replay.lock import holder, release_lock, take_lock
 from iris_cli.stages import report as page
 from iris_cli.stages import scores
 from iris_cli.sweep.engine import Ended, Engine
-from iris_cli.sweep.local import Local
+from iris_cli.sweep.local import Local, places, visible_gpus
 from iris_cli.sweep.manifest import (
     Entry,
     Placement,
@@ -130,6 +130,7 @@ def _check(sweep: Sweep) -> None:
     """Refuse now what would fail on every node, as far as this machine can tell."""
     if sweep.placement.engine == "local" or (sweep.placement.engine == "ray" and sweep.placement.address is None):
         choose_device(sweep.wanted.device)
+        places(sweep, visible_gpus(sweep))
     if sweep.placement.engine == "ray":
         _ray_engine()
 

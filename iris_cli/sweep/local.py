@@ -40,7 +40,7 @@ class Local:
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
-        self._free = places(sweep, _gpus(sweep))
+        self._free = places(sweep, visible_gpus(sweep))
         self._under_way: dict[str, tuple[subprocess.Popen[bytes], _Place]] = {}
         self.room: int | None = len(self._free)
         self.words = f"on this machine, {self.room} at a time"
@@ -93,8 +93,8 @@ def places(sweep: Sweep, gpus: list[str]) -> list[_Place]:
     return found[:asked]
 
 
-def _gpus(sweep: Sweep) -> list[str]:
-    """The GPUs of this machine that this process may use."""
+def visible_gpus(sweep: Sweep) -> list[str]:
+    """The GPUs of this machine that runs may use, as CUDA_VISIBLE_DEVICES names them."""
     if sweep.wanted.device == "cpu" or not torch.cuda.is_available():
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

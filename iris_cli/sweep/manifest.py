@@ -117,7 +117,7 @@ class Sweep:
         source: the pipeline file, as it was named.
         wanted, placement: how its runs are made.
         entries: its runs.
-        versions: of the program and of torch when it was made.
+        versions: of the program, torch and Python when it was made.
     """
 
     directory: Path
@@ -197,7 +197,8 @@ def new_sweep(
                 raise ConfigError(f"a sweep of more than {MOST_RUNS:,} runs is not made", where="--seeds")
     return Sweep(
         directory=directory.absolute(), root=Path.cwd(), source=str(source), wanted=wanted, placement=placement,
-        entries=tuple(entries), versions={"iris-wm": VERSION, "torch": str(torch.__version__)},
+        entries=tuple(entries),
+        versions={"iris-wm": VERSION, "torch": str(torch.__version__), "python": platform.python_version()},
     )  # fmt: skip
 
 
@@ -246,7 +247,7 @@ def write_sweep(sweep: Sweep, text: str) -> None:
         "root": os.path.relpath(sweep.root, sweep.directory),
         "wanted": to_mapping(sweep.wanted),
         "placement": to_mapping(sweep.placement),
-        "versions": {**sweep.versions, "python": platform.python_version()},
+        "versions": sweep.versions,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "runs": [{"name": e.name, "game": e.game, "seed": e.seed, "run": str(e.run)} for e in sweep.entries],
     }
