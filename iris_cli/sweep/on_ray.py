@@ -97,7 +97,7 @@ class OnRay:
         room = (self._sweep.placement.parallel or max(1, cores() // each)) * each
         ray.init(
             address="local", num_cpus=room, include_dashboard=False, object_store_memory=_STORE_BYTES,
-            _temp_dir=self._folder, **quiet,
+            _temp_dir=f"{self._folder}/r", **quiet,  # what Ray makes is open to all; ours around it is not
         )  # fmt: skip
 
     def _check_room(self, gpus: float) -> None:
