@@ -130,16 +130,16 @@ def follow(look: Callable[[], tuple[Report, bool]], *, stop: Callable[[], bool],
 
 
 @contextmanager
-def live() -> Iterator[Callable[[Report], None]]:
-    """Hands out what draws a report in place of the one before; nothing where the output is no terminal.
+def live() -> Iterator[Callable[[Callable[[], Report]], None]]:
+    """Hands out what draws a report in place of the one before; where the output is no terminal, it does not even look.
 
     Lines that are said meanwhile stand above it. At the end it goes.
     """
     if not _out.is_terminal:
-        yield lambda report: None
+        yield lambda look: None
         return
     with Live(console=_out, auto_refresh=False, transient=True) as drawn:
-        yield lambda report: drawn.update(_picture(report), refresh=True)
+        yield lambda look: drawn.update(_picture(look()), refresh=True)
 
 
 def _picture(report: Report) -> Group:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, closing, contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -13,6 +13,7 @@ from iris_cli import console, interrupts
 from iris_cli.device import choose_device
 from iris_cli.errors import ConfigError, Interrupted, IrisError, RunError
 from iris_cli.replay.lock import holder, release_lock, take_lock
+from iris_cli.report import Report
 from iris_cli.stages import report as page
 from iris_cli.stages import scores
 from iris_cli.sweep.engine import Ended, Engine
@@ -46,7 +47,7 @@ from iris_cli.sweep.table import LIVE_ROWS, Board
 from iris_cli.sweep.work import BROKEN, COMPLETE, PAUSED
 
 RETRIES = 3  # of a run whose worker or node died, each time the sweep is started or gone on with
-LOOK_SECONDS = 1.0  # between two looks at the runs' files
+LOOK_SECONDS = 1.0  # between two looks at the runs' files, at least
 PICTURED = 12  # runs; of more, the report has no pictures, for each of which an agent is loaded
 
 
@@ -209,9 +210,9 @@ class _Drive:
         self._deaths: Counter[str] = Counter()
         self._failures: dict[str, str] = {}
 
-    def finish(self, draw: Any) -> dict[str, str]:
+    def finish(self, draw: Callable[[Callable[[], Report]], None]) -> dict[str, str]:
         """Until none waits or is under way; the errors of those that failed."""
-        drawn = 0.0
+        next_look = 0.0
         while self._waiting or self._under_way:
             if interrupts.requested() and not is_to_stop(self._sweep.directory):
                 ask_to_stop(self._sweep)
@@ -224,9 +225,10 @@ class _Drive:
             for ended in self._engine.ended(LOOK_SECONDS if self._under_way else 0):
                 self._under_way.discard(ended.name)
                 self._judge(ended)
-            if time.monotonic() - drawn >= LOOK_SECONDS:
-                draw(self._board.report(rows=LIVE_ROWS))
-                drawn = time.monotonic()
+            if (begun := time.monotonic()) >= next_look:
+                draw(lambda: self._board.report(rows=LIVE_ROWS))
+                took = time.monotonic() - begun
+                next_look = begun + max(LOOK_SECONDS, 10 * took)  # many runs, or a slow file system
         return self._failures
 
     def _judge(self, ended: Ended) -> None:
