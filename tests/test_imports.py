@@ -104,6 +104,7 @@ TORCHLESS = (
     "replay/attributes.py",
     "replay/dataset.py",
     "replay/lock.py",
+    "sweep/process.py",
     "console.py",
     "config.py",
 )

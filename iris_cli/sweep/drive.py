@@ -30,6 +30,7 @@ from iris_cli.sweep.manifest import (
     read_sweep,
     write_sweep,
 )
+from iris_cli.sweep.process import BROKEN, COMPLETE, PAUSED, is_to_stop
 from iris_cli.sweep.slurm import submission, write_script
 from iris_cli.sweep.states import (
     FAILED,
@@ -38,13 +39,11 @@ from iris_cli.sweep.states import (
     held,
     is_done,
     is_held,
-    is_to_stop,
     may_go_on,
     read_state,
     write_state,
 )
 from iris_cli.sweep.table import LIVE_ROWS, Board
-from iris_cli.sweep.work import BROKEN, COMPLETE, PAUSED
 
 RETRIES = 3  # of a run whose worker or node died, each time the sweep is started or gone on with
 LOOK_SECONDS = 1.0  # between two looks at the runs' files, at least

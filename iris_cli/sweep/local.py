@@ -12,7 +12,7 @@ from iris_cli.errors import ConfigError
 from iris_cli.machine import cores
 from iris_cli.sweep.engine import Ended
 from iris_cli.sweep.manifest import Sweep
-from iris_cli.sweep.work import spawn
+from iris_cli.sweep.process import spawn
 
 _POLL_SECONDS = 0.05
 
@@ -47,7 +47,11 @@ class Local:
 
     def start(self, name: str) -> None:
         place = self._free.pop(0)
-        self._under_way[name] = spawn(self._sweep, self._sweep.entry(name), place.environment), place
+        process = spawn(
+            self._sweep.directory, name, root=self._sweep.root, threads=self._sweep.wanted.cpus_per_run,
+            environment=place.environment,
+        )  # fmt: skip
+        self._under_way[name] = process, place
 
     def ended(self, seconds: float) -> list[Ended]:
         until = time.monotonic() + seconds

@@ -12,7 +12,6 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,9 +20,8 @@ from iris_cli import console
 from iris_cli.errors import ConfigError
 from iris_cli.machine import cores
 from iris_cli.sweep.engine import Ended
-from iris_cli.sweep.manifest import Sweep, read_sweep
-from iris_cli.sweep.states import is_to_stop
-from iris_cli.sweep.work import PAUSED, spawn
+from iris_cli.sweep.manifest import Sweep
+from iris_cli.sweep.process import carry_out
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -64,14 +62,16 @@ class OnRay:
         if gpus is None:
             gpus = 1.0 if sweep.wanted.device != "cpu" and ray.cluster_resources().get("GPU") else 0.0
         self._check_room(gpus)
-        self._task = ray.remote(num_cpus=sweep.wanted.cpus_per_run, num_gpus=gpus, max_retries=0)(_carry_out)
+        self._task = ray.remote(num_cpus=sweep.wanted.cpus_per_run, num_gpus=gpus, max_retries=0)(carry_out)
         nodes = sum(bool(node["Alive"]) for node in ray.nodes())
         share = f", {gpus:g} of a GPU each" if gpus else ""
         self.words = f"on a Ray cluster of {nodes} node{'s' if nodes > 1 else ''}{share}"
 
     def start(self, name: str) -> None:
         settings = {key: value for key, value in os.environ.items() if key.startswith("IRIS_")}
-        self._under_way[self._task.remote(str(self._sweep.directory), name, settings)] = name
+        sweep = self._sweep
+        task = self._task.remote(str(sweep.directory), name, str(sweep.root), sweep.wanted.cpus_per_run, settings)
+        self._under_way[task] = name
 
     def ended(self, seconds: float) -> list[Ended]:
         if not self._under_way:
@@ -120,14 +120,6 @@ class OnRay:
             return Ended(name, 1, f"it could not be started: {_last_line(error)}")
         except ray.exceptions.RayError as error:
             return Ended(name, None, type(error).__name__)
-
-
-def _carry_out(directory: str, name: str, environment: dict[str, str]) -> int:
-    """The task: start a run on this node, and wait for its end."""
-    if is_to_stop(Path(directory)):
-        return PAUSED
-    sweep = read_sweep(Path(directory))
-    return spawn(sweep, sweep.entry(name), environment).wait()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import iris_cli
 from iris_cli.checkpoints import write_atomically
 from iris_cli.errors import ConfigError
 from iris_cli.sweep.manifest import Entry, Sweep
-from iris_cli.sweep.work import threads
+from iris_cli.sweep.process import fixing
 
 NOTICE_SECONDS = 120  # between the request to save and the end of a job's time
 
@@ -66,7 +66,7 @@ def write_script(sweep: Sweep, entries: Sequence[Entry]) -> Path:
     tasks, most = -(-len(entries) // at_once), sweep.placement.parallel
     if any("\n" in str(path) for path in (sweep.directory, sweep.root, sys.executable)):
         raise ConfigError("a path has a newline in it", where=repr(str(sweep.directory)))
-    exports = {**threads(sweep), "PYTHONPATH": str(Path(iris_cli.__file__).parent.parent)}
+    exports = {**fixing(sweep.wanted.cpus_per_run), "PYTHONPATH": str(Path(iris_cli.__file__).parent.parent)}
     text = _SCRIPT.format(
         array=f"0-{tasks - 1}" + (f"%{-(-most // at_once)}" if most else ""),
         cpus=sweep.wanted.cpus_per_run * at_once, notice=NOTICE_SECONDS,

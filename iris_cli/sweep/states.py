@@ -104,11 +104,6 @@ def ask_to_stop(sweep: Sweep) -> None:
     write_atomically(sweep.directory / "stop", time.strftime("%Y-%m-%dT%H:%M:%S%z") + "\n")
 
 
-def is_to_stop(directory: Path) -> bool:
-    """Whether a stop is asked for."""
-    return (directory / "stop").exists()
-
-
 def may_go_on(sweep: Sweep) -> None:
     """Take the wish to stop back."""
     (sweep.directory / "stop").unlink(missing_ok=True)

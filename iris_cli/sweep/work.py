@@ -9,22 +9,20 @@ import contextlib
 import os
 import platform
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-import iris_cli
 from iris_cli import console, invocation
 from iris_cli.errors import Interrupted, IrisError
 from iris_cli.pipeline import execute
 from iris_cli.report import Report
 from iris_cli.sweep.manifest import Entry, Sweep, read_sweep
+from iris_cli.sweep.process import is_to_stop
 from iris_cli.sweep.states import (
     DONE,
     FAILED,
@@ -33,12 +31,10 @@ from iris_cli.sweep.states import (
     State,
     held,
     is_done,
-    is_to_stop,
     read_state,
     write_state,
 )
 
-COMPLETE, BROKEN, PAUSED = 0, 1, 130  # exit codes; whatever else means that the process died
 WATCH_SECONDS = 0.5
 
 
@@ -65,30 +61,6 @@ def work(directory: Path, name: str, *, parent: int | None = None) -> Report:
             return Report(stage="sweep work")
         with _stopping(sweep, parent):
             return _carried_out(sweep, entry)
-
-
-def spawn(sweep: Sweep, entry: Entry, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Start `work` in a process of its own, which ends soon after this one does; what it says goes to the run's log.
-
-    Args:
-        sweep, entry: what to carry out.
-        environment: variables besides those of this process.
-    """
-    package = str(Path(iris_cli.__file__).parent.parent)  # so that it is this very program, installed or not
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    variables = {**os.environ, **environment, **threads(sweep), "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "iris_cli", "sweep", "work", str(sweep.directory), entry.name]
-    with sweep.log(entry).open("ab") as log:
-        return subprocess.Popen(
-            [*command, "--parent", str(os.getpid())], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env=variables, start_new_session=True, cwd=sweep.root,
-        )  # fmt: skip
-
-
-def threads(sweep: Sweep) -> dict[str, str]:
-    """Variables that fix how many threads a run computes with: torch reads them when it is imported."""
-    count = str(sweep.wanted.cpus_per_run)
-    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
 
 
 def _carried_out(sweep: Sweep, entry: Entry) -> Report:

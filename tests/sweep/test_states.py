@@ -14,6 +14,7 @@ from iris_cli.errors import IrisError, RunError
 from iris_cli.sweep import drive
 from iris_cli.sweep.engine import Ended
 from iris_cli.sweep.manifest import Entry, Placement, Sweep, Wanted, read_sweep, write_sweep
+from iris_cli.sweep.process import is_to_stop
 from iris_cli.sweep.states import (
     DONE,
     FAILED,
@@ -22,7 +23,6 @@ from iris_cli.sweep.states import (
     ask_to_stop,
     held,
     is_held,
-    is_to_stop,
     read_state,
     write_state,
 )
