@@ -35,6 +35,7 @@ from iris_cli.version import VERSION
 FORMAT = 1
 ENGINES = ("ray", "local", "slurm")
 MOST_RUNS = 100_000
+_ADDRESS = re.compile(r"auto|[\w.\[\]-]+(:[\w\[\]]+)*:[0-9]+")
 _NAME = re.compile(r"[a-z0-9_]+-[0-9]+")
 
 
@@ -69,7 +70,8 @@ class Placement:
 
     Attributes:
         engine: one of `ENGINES`.
-        address: of a Ray cluster, HOST:PORT; None: one is started for as long as the sweep lasts.
+        address: of a Ray cluster, HOST:PORT, or auto for that of this node; None: one is started, and ends with the
+            sweep.
         gpus_per_run: a share of a GPU, or several; None: one where there are GPUs.
         parallel: runs at a time; None: as many as there is room for.
     """
@@ -86,6 +88,11 @@ class Placement:
             )
         if self.address is not None and self.engine != "ray":
             raise ConfigError("only Ray has an address", where="--address", fix="Add --engine ray.")
+        if self.address is not None and not _ADDRESS.fullmatch(self.address):
+            raise ConfigError(
+                f"'{self.address}' is no address of a Ray cluster", where="--address",
+                fix="It is the HOST:PORT that ray start --head names, or auto on one of its nodes.",
+            )  # fmt: skip
         share = self.gpus_per_run
         if share is not None and not (0 <= share < 1 or share == int(share)):
             raise ConfigError(f"gpus-per-run is {share}, but must be below 1 or whole", where="--gpus-per-run")

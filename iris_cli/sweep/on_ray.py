@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # runs without a GPU of their own see those of the machine
 }
 _STORE_BYTES = 80 << 20  # shared memory for objects, of which there are none; Ray asks for 75 MB at least
+_REACH_SECONDS = 10.0
 _LONGEST_FOLDER = 30  # characters; sockets lie below it, and a socket's path has at most 107
 
 
@@ -90,6 +92,9 @@ class OnRay:
     def _connect(self, address: str | None) -> None:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is not None:
+            if address != "auto":  # Ray itself would try for minutes, and then end this process
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
             ray.init(address=address, **quiet)
             return
         self._folder = _short_folder()

@@ -1,12 +1,17 @@
 """What a sweep is made of: games, seeds and settings that fit, a folder that says so, one line where they do not."""
 
+import shlex
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from click.testing import Result
 
+from iris_cli.cli import cli
 from iris_cli.errors import ConfigError, RunError
 from iris_cli.learn.scores import RANDOM_AND_HUMAN
 from iris_cli.sweep import drive
@@ -15,6 +20,7 @@ from iris_cli.sweep.manifest import Placement, Sweep, Wanted, games_of, new_swee
 from iris_cli.sweep.slurm import submission, write_script
 
 Command = Callable[..., Result]
+SWEEP: Any = cli.commands["sweep"]
 FILE = """
 preset: tiny
 dataset: data/{game}-{seed}.zarr
@@ -85,6 +91,7 @@ def test_a_sweep_that_was_moved_with_its_runs_is_the_same(tmp_path: Path) -> Non
         ("--games Pong --set collect.stpes=3", ["stpes", "Did you mean 'steps'"]),
         ("--games Pong --gpus-per-run 1.5", ["1.5", "below 1 or whole"]),
         ("--games Pong --engine slurm --address a:1", ["only Ray has an address"]),
+        ("--games Pong --address ray://a:1", ["ray://a:1", "HOST:PORT"]),
         ("--games Pong --engine local --gpus-per-run 0.5", ["0.5 GPUs"]),
         ("--games Pong,Qbert --set run=runs/x", ["pong-0 and pong-1 would share the run runs/x", "--set run="]),
         ("--games Pong --set dataset=data/x.zarr", ["same dataset data/x.zarr", "--set dataset="]),
@@ -125,6 +132,18 @@ def test_without_ray_one_line_says_what_to_install(
     assert len(result.output.splitlines()) == 1
     assert "pip install 'iris-wm[cluster]'" in result.output
     assert [path.name for path in tmp_path.rglob("*")] == ["p.yaml"]
+
+
+def test_where_no_cluster_answers_one_line_says_so(command: Command) -> None:
+    pytest.importorskip("ray", reason="an extra")
+    with socket.socket() as taken:  # and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        result = command("sweep", "p.yaml", "--games", "Pong", "--device", "cpu", "--address", address)
+
+    assert result.exit_code == 1
+    assert f"the Ray cluster cannot be reached ([Errno 111] Connection refused). In {address}." in result.output
 
 
 @pytest.mark.parametrize("changed", [["--seeds", "3"], ["--set", "collect.steps=9"], ["--cpus-per-run", "2"]])
@@ -192,3 +211,25 @@ def test_a_job_array_has_a_task_for_each_gpu_and_as_many_runs_as_share_it() -> N
     assert "names=(pong-1 mspacman-0 mspacman-1)\nat_once=2\n" in script
     assert "export OMP_NUM_THREADS=2\n" in script
     assert submission(sweep, Path("array.sh")).startswith("sbatch --chdir=")
+
+
+# The commands
+
+
+@pytest.mark.parametrize("name", sorted(SWEEP.commands))
+def test_every_command_of_a_sweep_has_an_example_that_parses_and_says_what_its_options_are_for(name: str) -> None:
+    command = SWEEP.commands[name]
+    examples = [line.partition("iris sweep ")[2] for line in (command.help or "").splitlines() if "iris sweep " in line]
+
+    assert any(example.startswith(f"{name} ") for example in examples)
+    for example in examples:
+        if example.startswith(f"{name} "):
+            command.make_context(name, shlex.split(example)[1:]).close()
+    assert [option.name for option in command.params if isinstance(option, click.Option) and not option.help] == []
+
+
+def test_a_file_alone_starts_a_sweep(command: Command) -> None:
+    assert command("sweep", "p.yaml", "--games", "Pnog").output == command(
+        "sweep", "start", "p.yaml", "--games", "Pnog"
+    ).output  # fmt: skip
+    assert "status" in command("sweep", "--help").output
