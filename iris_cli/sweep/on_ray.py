@@ -31,7 +31,7 @@ _QUIET = {
 }
 _STORE_BYTES = 80 << 20  # shared memory for objects, of which there are none; Ray asks for 75 MB at least
 _REACH_SECONDS = 10.0
-_LONGEST_FOLDER = 30  # characters; sockets lie below it, and a socket's path has at most 107
+_LONGEST_FOLDER = 20  # characters of the system's own; 85 more follow, and a socket's path has at most 107
 
 
 class OnRay:
@@ -141,7 +141,7 @@ def _own_signals() -> Iterator[None]:
 def _short_folder() -> str:
     """A new folder whose sockets have paths that the system takes."""
     usual = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="iris-ray-", dir=usual if len(usual) <= _LONGEST_FOLDER - 18 else "/tmp")
+    return tempfile.mkdtemp(prefix="iris-ray-", dir=usual if len(usual) <= _LONGEST_FOLDER else "/tmp")
 
 
 def _first_line(error: Exception) -> str:

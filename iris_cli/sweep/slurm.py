@@ -66,13 +66,15 @@ def write_script(sweep: Sweep, entries: Sequence[Entry]) -> Path:
     tasks, most = -(-len(entries) // at_once), sweep.placement.parallel
     if any("\n" in str(path) for path in (sweep.directory, sweep.root, sys.executable)):
         raise ConfigError("a path has a newline in it", where=repr(str(sweep.directory)))
-    exports = {**fixing(sweep.wanted.cpus_per_run), "PYTHONPATH": str(Path(iris_cli.__file__).parent.parent)}
+    package = shlex.quote(str(Path(iris_cli.__file__).parent.parent))  # this very program, installed or not
+    exports = [f"export {name}={value}" for name, value in fixing(sweep.wanted.cpus_per_run).items()]
+    exports.append(f"export PYTHONPATH={package}${{PYTHONPATH:+:$PYTHONPATH}}")
     text = _SCRIPT.format(
         array=f"0-{tasks - 1}" + (f"%{-(-most // at_once)}" if most else ""),
         cpus=sweep.wanted.cpus_per_run * at_once, notice=NOTICE_SECONDS,
         gpus=f"#SBATCH --gres=gpu:{max(1, int(share))}\n" if share else "",
         sweep=shlex.quote(str(sweep.directory)), root=shlex.quote(str(sweep.root)),
-        exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
+        exports="\n".join(exports),
         names=" ".join(entry.name for entry in entries), at_once=at_once, python=shlex.quote(sys.executable),
     )  # fmt: skip
     path = sweep.directory / "array.sh"

@@ -191,11 +191,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """The current directory, with tiny.yaml; whatever is started from here is dead afterwards."""
-    mark = uuid.uuid4().hex
+    mark, folder = uuid.uuid4().hex, tempfile.mkdtemp(prefix="it", dir="/tmp")  # for what a killed driver leaves
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(drive, "PICTURED", 0)
     for name, value in {
         "IRIS_TEST_MARK": mark, "PYTHONPATH": str(ROOT), "IRIS_SAVE_SECONDS": "0.05", "COLUMNS": "200",
+        "TMPDIR": folder,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     (tmp_path / "tiny.yaml").write_text(FILE)
@@ -205,6 +206,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     place.wait(lambda: not place.processes(), seconds=20)
+    shutil.rmtree(folder)
 
 
 def assert_end(place: Place, undisturbed: Undisturbed, games: tuple[str, ...] = GAMES, text: str = FILE) -> None:
