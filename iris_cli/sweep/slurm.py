@@ -30,9 +30,10 @@ sweep={sweep}
 names=({names})
 at_once={at_once}
 
-# The request to save and end goes on to the runs; `wait` returns early for it, so it is called again.
+# The request to save and end goes on to the runs; `wait` returns early for it, and is then called again.
+told=0
 pids=()
-stop() {{ for pid in "${{pids[@]}}"; do kill -TERM "$pid" 2>/dev/null; done; }}
+stop() {{ told=$((told + 1)); kill -TERM "${{pids[@]}}" 2>/dev/null; }}
 trap stop TERM INT
 
 cd {root} || exit 1
@@ -43,9 +44,10 @@ done
 status=0
 for pid in "${{pids[@]}}"; do
   while :; do
+    before=$told
     wait "$pid"
     code=$?
-    kill -0 "$pid" 2>/dev/null || break
+    [ "$told" -eq "$before" ] && break
   done
   [ "$code" -eq 0 ] || status=$code
 done

@@ -30,7 +30,7 @@ from iris_cli.plan import make_plan
 from iris_cli.replay.dataset import Dataset
 from iris_cli.sweep import drive
 from iris_cli.sweep.manifest import is_sweep, read_sweep
-from iris_cli.sweep.states import DONE, RUNNING, STOPPED, State, is_held, read_state
+from iris_cli.sweep.states import DONE, RUNNING, State, is_held, read_state
 
 Command = Callable[..., Result]
 Undisturbed = Callable[..., dict[str, Any]]
@@ -329,9 +329,7 @@ def test_on_this_machine_ctrl_c_saves_all_and_a_killed_run_goes_on(
 
 
 @pytest.mark.pipeline
-def test_a_slurm_array_task_carries_out_its_run_and_saves_when_its_time_ends(
-    place: Place, undisturbed: Undisturbed, command: Command
-) -> None:
+def test_a_slurm_array_task_carries_out_its_run(place: Place, undisturbed: Undisturbed, command: Command) -> None:
     Path("tiny.yaml").write_text(QUICK)
     written = command(
         "sweep", "tiny.yaml", "--games", "Boxing,Pong", "--seeds", "0,1", "--device", "cpu", "--engine", "slurm",
@@ -340,15 +338,31 @@ def test_a_slurm_array_task_carries_out_its_run_and_saves_when_its_time_ends(
     place.folder = place.root / "sw eep's"
     line = shlex.split(next(line for line in written.output.splitlines() if line.startswith("sbatch")))
 
-    def submitted() -> "subprocess.Popen[str]":
-        return subprocess.Popen(["bash", line[-1]], env={**os.environ, "SLURM_ARRAY_TASK_ID": "2"}, text=True)
+    task = subprocess.run(["bash", line[-1]], env={**os.environ, "SLURM_ARRAY_TASK_ID": "2"}, cwd="/")
 
-    task = submitted()
-    place.wait(place.under_way)
-    task.send_signal(signal.SIGTERM)
-
-    assert task.wait(60) == 130, place.said()
-    assert {run: state.state for run, state in place.states().items()} == {"pong-0": STOPPED}
-    assert submitted().wait(120) == 0, place.said()
+    assert task.returncode == 0, place.said()
     assert {run: state.state for run, state in place.states().items()} == {"pong-0": DONE}
     assert outcome(place.root, "pong-0") == undisturbed("Pong", 0, QUICK)
+
+
+def test_the_runs_of_a_slurm_task_are_told_when_its_time_ends_and_their_worst_code_is_its_own(
+    place: Place, command: Command
+) -> None:
+    stub = place.root / "stub"  # instead of Python: notes its run, and ends with 130 once it is told to
+    stub.write_text(
+        "#!/usr/bin/env bash\n[ $6 = pong-3 ] && trap '' TERM && touch $5/$6.begun && exit 0\n"
+        "trap 'touch $5/$6.told; exit 130' TERM\ntouch $5/$6.begun\nwhile :; do sleep 0.05; done\n"
+    )
+    stub.chmod(0o755)
+    command(
+        "sweep", "tiny.yaml", "--seeds", "5", "--device", "cpu", "--engine", "slurm", "--gpus-per-run", "0.5"
+    )  # fmt: skip
+    script = place.folder / "array.sh"
+    script.write_text(script.read_text().replace(sys.executable, str(stub)))
+
+    task = subprocess.Popen(["bash", script], env={**os.environ, "SLURM_ARRAY_TASK_ID": "1"})
+    place.wait(lambda: (place.folder / "pong-2.begun").exists() and (place.folder / "pong-3.begun").exists())
+    task.send_signal(signal.SIGTERM)
+
+    assert task.wait(20) == 130
+    assert sorted(path.name for path in place.folder.glob("pong-*")) == ["pong-2.begun", "pong-2.told", "pong-3.begun"]
