@@ -49,6 +49,7 @@ for pid in "${{pids[@]}}"; do
     code=$?
     [ "$told" -eq "$before" ] && break
   done
+  [ "$code" -ge 0 ] || code=130  # bash 5.2 may lose the code of a run that ends in the moment of the request
   [ "$code" -eq 0 ] || status=$code
 done
 exit "$status"
