@@ -134,6 +134,19 @@ def follow(look: Callable[[], tuple[Report, bool]], *, stop: Callable[[], bool],
             live.update(_picture(report), refresh=True)
 
 
+@contextmanager
+def live() -> Iterator[Callable[[Callable[[], Report]], None]]:
+    """Hands out what draws a report in place of the one before; where the output is no terminal, it does not even look.
+
+    Lines that are said meanwhile stand above it. At the end it goes.
+    """
+    if not _out.is_terminal:
+        yield lambda look: None
+        return
+    with Live(console=_out, auto_refresh=False, transient=True) as drawn:
+        yield lambda look: drawn.update(_picture(look()), refresh=True)
+
+
 def _picture(report: Report) -> Group:
     """The tables of a report, one below the other."""
     parts = [_drawn(s.title, list(s.columns), [list(row) for row in s.rows]) for s in report.sections]

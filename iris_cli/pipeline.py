@@ -40,7 +40,7 @@ def show_plan(plan: Plan) -> None:
     Raises:
         ConfigError: if a stage of it will lack what it needs.
     """
-    _check_order(plan)
+    check(plan)
     console.table(
         f"{plan.source}",
         {
@@ -74,7 +74,7 @@ def execute(plan: Plan, *, device: str = "auto") -> Report:
         RunError: if the run has done something that is not in the plan.
         Interrupted: after Ctrl-C, with the work saved.
     """
-    _check_order(plan)
+    check(plan)
     with closing(logged(_open(plan, device), plan.log)) as run:
         try:
             return _execute(plan, run)
@@ -175,8 +175,13 @@ def _outcomes(plan: Plan) -> dict[str, Path]:
     return {name: path for name, path in files.items() if path.exists()}
 
 
-def _check_order(plan: Plan) -> None:
-    """Refuse a plan whose stages are in the wrong order, from where its run stands, if there is one."""
+def check(plan: Plan) -> None:
+    """Refuse a plan whose stages are in the wrong order, from where its run stands, if there is one.
+
+    Raises:
+        ConfigError: at the first stage that will lack what it needs.
+        RunError: if the run that is there cannot be read.
+    """
     position, trained = 0, set[str]()
     if (plan.run / "run.yaml").exists():
         card, path = read_card(plan.run), latest_checkpoint(plan.run / "checkpoints")

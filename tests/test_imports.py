@@ -12,6 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # functions. `open_run` (what a person typed becomes a run) lies below the stages, because one of them makes runs.
 LAYERS = (
     ("cli", "__main__"),
+    ("sweep",),
     ("pipeline",),
     ("plan",),
     ("stages",),
@@ -51,6 +52,7 @@ LEAVES: dict[str, set[str]] = {
 BESIDES = {
     "cli": LEAVES.keys(),
     "__main__": set(),
+    "sweep": LEAVES.keys(),
     "pipeline": LEAVES.keys(),
     "plan": LEAVES.keys(),
     "stages": LEAVES.keys(),
@@ -84,6 +86,7 @@ HOMES = {
     "h5py": ("formats/minari.py",),
     "huggingface_hub": ("hub.py",),
     "matplotlib": ("plots.py",),
+    "ray": ("sweep/on_ray.py",),
     "aiohttp": ("play/server.py",),
     "PIL": ("render.py", "envs/"),
     "wandb": ("loggers/wandb.py",),
@@ -101,6 +104,7 @@ TORCHLESS = (
     "replay/attributes.py",
     "replay/dataset.py",
     "replay/lock.py",
+    "sweep/process.py",
     "console.py",
     "config.py",
 )

@@ -1,0 +1,152 @@
+"""The engine on Ray (extra `iris-wm[cluster]`): a task for each run, which starts it. Only this file knows Ray.
+
+Without an address a cluster of this machine alone is started and ended with the sweep: no dashboard, no usage
+statistics over the network, no memory monitor that would kill runs, nothing uploaded. With one, the nodes of that
+cluster must have this program installed and see the sweep's folder under the same path. Retries are the driver's.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from iris_cli import console
+from iris_cli.errors import ConfigError
+from iris_cli.machine import cores
+from iris_cli.sweep.engine import Ended
+from iris_cli.sweep.manifest import Sweep
+from iris_cli.sweep.process import carry_out
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # it would kill what waits for a run, not the run that takes the memory
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # runs without a GPU of their own see those of the machine
+}
+_STORE_BYTES = 80 << 20  # shared memory for objects, of which there are none; Ray asks for 75 MB at least
+_REACH_SECONDS = 10.0
+_LONGEST_FOLDER = 20  # characters of the system's own; 85 more follow, and a socket's path has at most 107
+
+
+class OnRay:
+    """Runs as tasks of a Ray cluster.
+
+    Args:
+        sweep: whose runs.
+
+    Raises:
+        ConfigError: if the cluster cannot be reached, or started, or can never take a run.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._folder: str | None = None  # of a cluster of our own
+        self.room: int | None = sweep.placement.parallel
+        self._under_way: dict[Any, str] = {}
+        os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+        address = sweep.placement.address
+        with _own_signals():
+            try:
+                self._connect(address)
+            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                self.close()
+                raise ConfigError(
+                    f"the Ray cluster cannot be reached ({_first_line(error)})", where=address or "this machine",
+                    fix="Look at it with: ray status. Or go without: --engine local",
+                ) from None  # fmt: skip
+        gpus = sweep.placement.gpus_per_run
+        if gpus is None:
+            gpus = 1.0 if sweep.wanted.device != "cpu" and ray.cluster_resources().get("GPU") else 0.0
+        self._check_room(gpus)
+        self._task = ray.remote(num_cpus=sweep.wanted.cpus_per_run, num_gpus=gpus, max_retries=0)(carry_out)
+        nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+        share = f", {gpus:g} of a GPU each" if gpus else ""
+        self.words = f"on a Ray cluster of {nodes} node{'s' if nodes > 1 else ''}{share}"
+
+    def start(self, name: str) -> None:
+        settings = {key: value for key, value in os.environ.items() if key.startswith("IRIS_")}
+        sweep = self._sweep
+        task = self._task.remote(str(sweep.directory), name, str(sweep.root), sweep.wanted.cpus_per_run, settings)
+        self._under_way[task] = name
+
+    def ended(self, seconds: float) -> list[Ended]:
+        if not self._under_way:
+            return []
+        ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=seconds)
+        if ready:  # others may have ended as well
+            ready, _ = ray.wait(list(self._under_way), num_returns=len(self._under_way), timeout=0)
+        return [self._outcome(reference) for reference in ready]
+
+    def close(self) -> None:
+        with _own_signals():
+            ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _connect(self, address: str | None) -> None:
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address is not None:
+            if address != "auto":  # Ray itself would try for minutes, and then end this process
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+            ray.init(address=address, **quiet)
+            return
+        self._folder = _short_folder()
+        each = self._sweep.wanted.cpus_per_run
+        room = (self._sweep.placement.parallel or max(1, cores() // each)) * each
+        ray.init(
+            address="local", num_cpus=room, include_dashboard=False, object_store_memory=_STORE_BYTES,
+            _temp_dir=f"{self._folder}/r", **quiet,  # what Ray makes is open to all; ours around it is not
+        )  # fmt: skip
+
+    def _check_room(self, gpus: float) -> None:
+        """Say, or refuse, what no node can do."""
+        cpus = self._sweep.wanted.cpus_per_run
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            return
+        words = f"no node of the cluster has the {cpus} CPUs and {gpus:g} GPUs that a run is to have"
+        if self._sweep.placement.address is None:
+            self.close()
+            raise ConfigError(words, where="--cpus-per-run, --gpus-per-run")
+        console.warn(f"{words}; the runs wait for one")  # a cluster may grow
+
+    def _outcome(self, reference: Any) -> Ended:
+        name = self._under_way.pop(reference)
+        try:
+            return Ended(name, ray.get(reference))
+        except ray.exceptions.RayTaskError as error:  # our own few lines failed there, such as a missing folder
+            return Ended(name, 1, f"it could not be started: {_last_line(error)}")
+        except ray.exceptions.RayError as error:
+            return Ended(name, None, type(error).__name__)
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts; afterwards it is ours again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _short_folder() -> str:
+    """A new folder whose sockets have paths that the system takes."""
+    usual = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="iris-ray-", dir=usual if len(usual) <= _LONGEST_FOLDER else "/tmp")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
