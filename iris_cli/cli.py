@@ -31,6 +31,7 @@ class Known(click.Path):
 
 RUN = Known("runs/*/run.yaml")
 DATASET = Known("data/*.zarr/zarr.json")
+DATA_PARALLEL = ("train-tokenizer", "train-dynamics")  # commands that several processes carry out as one
 EITHER = Known("runs/*/run.yaml", "data/*.zarr/zarr.json")
 POSITIVE = click.IntRange(min=1)
 SEED = click.IntRange(min=0)
@@ -47,24 +48,78 @@ class Group(click.Group):
             ctx.call_on_close(lambda: invocation.note(None))
         return super().parse_args(ctx, args)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and name not in DATA_PARALLEL and not ctx.resilient_parsing:
+            _check_alone(str(name))
+        return name, command, rest
+
     def invoke(self, ctx: click.Context) -> Any:
         from iris_cli import console, interrupts
         from iris_cli.errors import Interrupted, IrisError
 
         try:
+            ctx.with_resource(console.hushed(_is_follower()))
             with interrupts.graceful(console.say):
-                return super().invoke(ctx)
+                result = super().invoke(ctx)
+                _part()
+                return result
         except IrisError as error:
-            console.error(str(error))
+            _tell(str(error))
             ctx.exit(1)
         except OSError as error:  # a full disk, a directory that may not be written
             if error.errno == errno.EPIPE:  # `iris info ... | head`: click ends quietly
                 raise
-            console.error(f"{error.strerror or error}." + (f" In {error.filename}." if error.filename else ""))
+            _tell(f"{error.strerror or error}." + (f" In {error.filename}." if error.filename else ""))
             ctx.exit(1)
         except (Interrupted, KeyboardInterrupt) as stop:
             console.say(str(stop) or "Stopped at once; what was not saved is lost, and the last checkpoint stands.")
             ctx.exit(130)
+
+
+def _check_alone(command: str) -> None:
+    """Go on only if torchrun did not start several processes, each of which would do the same work."""
+    from iris_cli.errors import ConfigError
+    from iris_cli.launch import launch
+
+    if launch().processes > 1:
+        raise ConfigError(
+            f"{command} is work for one process, but there are {launch().processes}", where="torchrun",
+            fix=f"Only {' and '.join(DATA_PARALLEL)} are data-parallel; run this one as: iris {command}",
+        )  # fmt: skip
+
+
+def _is_follower() -> bool:
+    """Whether another process writes and prints for this one."""
+    from iris_cli.launch import launch
+
+    return launch().rank > 0
+
+
+def _tell(error: str) -> None:
+    """Print the line that a command fails with; of several processes one does."""
+    from iris_cli import console, interrupts
+    from iris_cli.launch import launch
+
+    if launch().processes > 1:
+        from iris_cli.nn import data_parallel
+
+        with interrupts.graceful(lambda text: None):  # torchrun ends the processes that are left, once one has failed
+            if not data_parallel.is_to_say(otherwise=launch().local_rank == 0):
+                return
+    console.error(error)
+
+
+def _part() -> None:
+    """End what processes that trained as one had in common."""
+    from iris_cli.launch import launch
+
+    if launch().processes > 1:
+        from iris_cli.nn import data_parallel
+
+        data_parallel.leave()
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -97,10 +152,14 @@ def main() -> None:
     try:
         cli(prog_name="iris")  # which completion goes by, too
     except SystemExit as leaving:
-        if leaving.code == 130:  # else Python may end itself by SIGINT, for a KeyboardInterrupt caught long before
+        from iris_cli.launch import launch
+
+        # Else Python may end itself by SIGINT, for a KeyboardInterrupt caught long before, or wait for a process that
+        # trained together with this one.
+        if leaving.code == 130 or (leaving.code == 1 and launch().processes > 1):
             from iris_cli import console
 
-            console.leave(130)
+            console.leave(leaving.code)
         raise
 
 
@@ -131,7 +190,7 @@ def profile_option(command: F) -> F:
 
     @functools.wraps(command)
     def perhaps_profiled(*arguments: Any, profile: Path | None, **options: Any) -> Any:
-        if profile is None:
+        if profile is None or _is_follower():
             return command(*arguments, **options)
         from iris_cli import console
         from iris_cli.profiling import profiled
@@ -242,11 +301,11 @@ def train_tokenizer(dataset: Path, updates: int | None, **run: Any) -> None:
              iris train-tokenizer data/pong.zarr --preset small --updates 2000
     """
     from iris_cli import console
-    from iris_cli.open_run import alone, open_for_training
+    from iris_cli.open_run import alone, open_together
     from iris_cli.stages.train_tokenizer import TrainTokenizer
     from iris_cli.stages.train_tokenizer import train_tokenizer as stage
 
-    console.show(alone(stage, open_for_training(dataset, create=True, **run), TrainTokenizer(updates=updates)))
+    console.show(alone(stage, open_together(dataset, create=True, **run), TrainTokenizer(updates=updates)))
 
 
 @cli.command()
@@ -277,11 +336,11 @@ def train_dynamics(dataset: Path, updates: int | None, **run: Any) -> None:
     Example: iris train-dynamics data/pong.zarr
     """
     from iris_cli import console
-    from iris_cli.open_run import alone, open_for_training
+    from iris_cli.open_run import alone, open_together
     from iris_cli.stages.train_dynamics import TrainDynamics
     from iris_cli.stages.train_dynamics import train_dynamics as stage
 
-    console.show(alone(stage, open_for_training(dataset, **run), TrainDynamics(updates=updates)))
+    console.show(alone(stage, open_together(dataset, **run), TrainDynamics(updates=updates)))
 
 
 @cli.command("train-actor-critic")

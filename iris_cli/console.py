@@ -25,6 +25,16 @@ _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+@contextmanager
+def hushed(wanted: bool) -> Iterator[None]:
+    """Within it, if wanted, nothing but an error is printed: another process tells the rest."""
+    _out.quiet = _err.quiet = wanted
+    try:
+        yield
+    finally:
+        _out.quiet = _err.quiet = False
+
+
 def say(text: str) -> None:
     """One line for the user."""
     _out.print(escape(text))
@@ -37,6 +47,7 @@ def warn(text: str) -> None:
 
 def error(text: str) -> None:
     """The one line a failed command ends with, on stderr."""
+    _err.quiet = False
     _err.print(f"[red]Error:[/red] {escape(text)}")
 
 

@@ -7,6 +7,7 @@
     ├── RunError           a run directory or its checkpoints
     ├── CheckpointError    a file of weights from elsewhere
     ├── TrainingError      numbers that went wrong while learning
+    ├── ProcessError       one of several processes that train together
     ├── PlayError          what a person at the page asked for and cannot have
     └── ShapeError         arguments of the Python surface
 
@@ -57,6 +58,10 @@ class CheckpointError(IrisError):
 
 class TrainingError(IrisError):
     """A loss or gradient is not finite."""
+
+
+class ProcessError(IrisError):
+    """Another process that trains together with this one is gone or silent."""
 
 
 class PlayError(IrisError):

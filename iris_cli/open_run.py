@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from iris_cli import console
 from iris_cli.agents import presets_for, section_presets_for, view_of
 from iris_cli.card import newest_run
@@ -14,8 +16,10 @@ from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, DatasetError, IrisError, RunError
 from iris_cli.history import Note
+from iris_cli.launch import WAIT_SECONDS, Launch, launch
 from iris_cli.loggers.feed import Feed, check_names
 from iris_cli.loggers.records import Origin
+from iris_cli.nn import data_parallel
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
@@ -52,7 +56,7 @@ def open_for_training(
     check_names(log, where="--log")
     with Dataset.open(dataset) as stored:
         environment, num_actions = EnvSpec.from_mapping(stored.environment), stored.num_actions
-    directory, changes = run or Path("runs") / dataset.stem, parse_assignments(assignments)
+    directory, changes = _directory(dataset, run), parse_assignments(assignments)
     chosen = choose_device(device)
     if not (directory / "run.yaml").exists():
         if not create:
@@ -86,6 +90,61 @@ def open_for_training(
         for sentence in opened.change(changes, where=lambda *keys: "--set " + ".".join(keys)):
             console.say(f"Changed {sentence}.")
     return begun(opened, log)
+
+
+def open_together(dataset: Path, *, device: str = "auto", run: Path | None = None, **options: Any) -> Run:
+    """As `open_for_training`; of several processes that torchrun started, the first one opens it, the others follow.
+
+    Each process has a GPU of its own, or all have the CPU; each loads the whole dataset.
+
+    Raises:
+        IrisError: as `open_for_training`, and if a process does not come, or sees other files.
+    """
+    start = launch()
+    if start.processes == 1:
+        return open_for_training(dataset, device=device, run=run, **options)
+    device = _own_device(device, start)
+    data_parallel.join(torch.device(device), WAIT_SECONDS)
+    if start.rank == 0:
+        opened = open_for_training(dataset, device=device, run=run, **options)
+    data_parallel.anywhere(True)  # it is there now
+    if start.rank != 0:
+        opened = Run.open(_directory(dataset, run), device=choose_device(device), follower=True)
+        opened.dataset_path = dataset
+    with closing_on_error(opened):
+        if not data_parallel.alike(opened.checkpoint_number):
+            raise RunError(
+                "the processes see different checkpoints", where=opened.directory,
+                fix="All machines need the same file system, up to date.",
+            )  # fmt: skip
+    console.say(f"{start.processes} processes train as one.")
+    return opened
+
+
+def _directory(dataset: Path, run: Path | None) -> Path:
+    """Of the run that learns from a dataset: the named one, or its default."""
+    return run or Path("runs") / dataset.stem
+
+
+def _own_device(name: str, start: Launch) -> str:
+    """What --device means to one of several processes.
+
+    Raises:
+        ConfigError: if it names one device for all of them, or there are not enough.
+    """
+    if name != "cuda" and (name != "auto" or not torch.cuda.is_available()):
+        if ":" in name:
+            raise ConfigError(
+                f"{start.processes} processes cannot share {name}", where="--device", fix="Choose auto, cpu or cuda."
+            )
+        return "cpu" if name == "auto" else name
+    count = torch.cuda.device_count()
+    if start.local_processes > count:
+        raise ConfigError(
+            f"{start.local_processes} processes need as many GPUs, but there are {count}", where="--device",
+            fix="Start fewer processes, or choose --device cpu.",
+        )  # fmt: skip
+    return f"cuda:{start.local_rank}"
 
 
 def logged(run: Run, log: tuple[str, ...]) -> Run:

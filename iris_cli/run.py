@@ -66,7 +66,8 @@ class Listener(Protocol):
 class Run:
     """An agent's run directory, opened. Make one with `Run.create` or `Run.open`.
 
-    One process at a time has it open for training; any number read it.
+    One process at a time has it open for training; any number read it. Of several that train as one, one has it open
+    for training, and the others follow: they do all it does, but write nothing.
     """
 
     def __init__(self, directory: Path, card: dict[str, Any], config: Any, device: torch.device) -> None:
@@ -97,6 +98,7 @@ class Run:
         self._metrics_bytes: int | None = None
         self._saved_at = time.monotonic()
         self._is_new = False
+        self.is_follower = False
         self.environments: VectorEnv | None = None  # as the last collection left them
         self._replay: Replay | None = None
         self._tokens_of: str | None = None
@@ -204,13 +206,14 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, directory: Path, *, device: torch.device, training: bool = False) -> "Run":
+    def open(cls, directory: Path, *, device: torch.device, training: bool = False, follower: bool = False) -> "Run":
         """Open a run at its latest checkpoint.
 
         Args:
             directory: of the run.
             device: where the agent goes.
             training: whether to write to it, as its only process; also loads the states of the optimizers.
+            follower: whether to train it without writing, beside the process that does.
 
         Raises:
             RunError: if it is missing, damaged, written by another format, or (training) open for training elsewhere.
@@ -229,7 +232,8 @@ class Run:
             path = latest_checkpoint(directory / "checkpoints")
             if path is None:
                 raise RunError("the run has no checkpoint", where=directory)
-            run._load(path, optimizers=training)
+            run._load(path, optimizers=training or follower)
+            run.is_follower = follower
             if training:
                 run._unlock = weakref.finalize(run, lock.pop_all().close)
         return run
@@ -269,9 +273,14 @@ class Run:
     def save(self) -> Path:
         """Write a checkpoint: weights, optimizers, random states, counters and the dataset's length, as one unit.
 
+        A follower counts it and writes nothing.
+
         Raises:
             RunError: if the run is not open for training, or the checkpoint cannot be written.
         """
+        if self.is_follower:
+            self.checkpoint_number, self._saved_at = self.checkpoint_number + 1, time.monotonic()
+            return self.directory / "checkpoints"
         self._check_writable()
         self.checkpoint_number += 1
         optimizers = {**self._optimizer_states, **{name: opt.state_dict() for name, opt in self._optimizers.items()}}
@@ -315,14 +324,24 @@ class Run:
         if self._is_new and not kept and not any(self.updates.values()) and not self.collected["steps"]:
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def save_if_due(self, *, before: Callable[[], None] = lambda: None) -> None:
-        """Save if the last checkpoint is older than `SAVE_SECONDS`, after a last look `before`, which may raise."""
-        if time.monotonic() - self._saved_at >= SAVE_SECONDS:
+    def save_if_due(
+        self, *, before: Callable[[], None] = lambda: None, agreed: Callable[[bool], bool] = lambda due: due
+    ) -> None:
+        """Save if the last checkpoint is older than `SAVE_SECONDS`, after a last look `before`, which may raise.
+
+        `agreed` tells whether it is due in any of the processes that train as one.
+        """
+        if agreed(time.monotonic() - self._saved_at >= SAVE_SECONDS):
             before()
             self.save()
 
     def log(self, **metrics: Any) -> None:
-        """Append a line to metrics.jsonl; lines written after the checkpoint a run was opened at are dropped first."""
+        """Append a line to metrics.jsonl; lines written after the checkpoint a run was opened at are dropped first.
+
+        A follower does not.
+        """
+        if self.is_follower:
+            return
         self._check_writable()
         path = self.directory / "metrics.jsonl"
         line = json.dumps({"time": round(time.time(), 3), "round": self.round, **metrics}) + "\n"

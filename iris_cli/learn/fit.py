@@ -1,4 +1,8 @@
-"""The one optimizer loop. Knows neither agents nor stages: it is handed batches and losses, and tells of means."""
+"""The one optimizer loop. Knows neither agents nor stages: it is handed batches and losses, and tells of means.
+
+Where several processes learn as one (nn/data_parallel.py), all take part in every step: the losses that each is handed
+are of its share of the batch.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
@@ -8,12 +12,13 @@ from torch import Tensor, nn
 
 from iris_cli.learn.losses import Losses
 from iris_cli.learn.watch import Watch
+from iris_cli.nn import data_parallel
 
 B = TypeVar("B")
 
 
 class Part(NamedTuple):
-    """The loss of a share of the batch; the shares of a loss sum to 1 in each optimizer step."""
+    """The loss of a share of the batch; the shares of a loss, in all processes, sum to 1 in each optimizer step."""
 
     losses: Losses
     share: float
@@ -139,9 +144,19 @@ def _differentiate(parts: Iterable[Part], learners: Sequence[Learner]) -> dict[s
         for name, value in {"total_loss": part.losses.total, **part.losses.parts}.items():
             value = value.detach() * part.share
             metrics[name] = metrics[name] + value if name in metrics else value
+    if data_parallel.processes() > 1:
+        _add_up(learners, metrics)
     for learner in filter(_is_reached, learners):
         metrics[learner.metric] = nn.utils.clip_grad_norm_(learner.parameters, learner.clip_norm)
     return metrics
+
+
+def _add_up(learners: Sequence[Learner], metrics: dict[str, Tensor]) -> None:
+    """Make gradients and metrics those of the whole batch."""
+    values = torch.stack([value.float() for value in metrics.values()])
+    parameters = [parameter for learner in learners for parameter in learner.parameters]
+    data_parallel.add_up([values, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+    metrics.update(zip(metrics, values.unbind(), strict=True))
 
 
 def _is_reached(learner: Learner) -> bool:

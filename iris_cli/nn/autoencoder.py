@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iris_cli.nn.dropout import SharedDropout
+
 
 class Encoder(nn.Module):
     """Images (N, in_channels, S, S) -> (N, out_channels, S / 2**(levels - 1), ...).
@@ -128,7 +130,7 @@ class _ResBlock(nn.Module):
         self.norm1 = _norm(channels)
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
         self.norm2 = _norm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(channels, width, 1) if channels != width else None
 

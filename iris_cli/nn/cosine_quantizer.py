@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iris_cli.nn import data_parallel
+
 CODE_DECAY = 0.99  # of the codes, per update
 USE_DECAY = 0.98  # of the frequencies of their use, per update
 COLLAPSED = 1.0  # bits; below this entropy of use, codes are revived whatever the limit
@@ -89,7 +91,8 @@ class CosineQuantizer(nn.Module):
     def update_codebook(self, *, revival_updates: int | None) -> Tensor:
         """Move the codes towards the mean direction of their vectors, and draw hardly used ones anew.
 
-        Waits for the device once. Draws from torch's global generator, if it revives.
+        Vectors of other processes that share the batch count like those seen here. Waits for the device once. Draws
+        from torch's global generator, if it revives.
 
         Args:
             revival_updates: up to this many updates, codes are revived while use is uneven; None: always. A collapsed
@@ -101,7 +104,7 @@ class CosineQuantizer(nn.Module):
         revived = torch.zeros((), dtype=torch.int64, device=self.codebook.device)
         if not self._noted:
             return revived
-        units, tokens = (torch.cat(parts) for parts in zip(*self._noted, strict=True))
+        units, tokens = (data_parallel.gathered(torch.cat(parts)) for parts in zip(*self._noted, strict=True))
         self._noted.clear()
         codes = len(self.codebook)
         counts = torch.zeros_like(self.codewords_freqs).index_add_(0, tokens, torch.ones_like(units[:, 0]))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iris_cli.errors import CheckpointError
+from iris_cli.nn.dropout import SharedDropout
 
 _SHIFT = (-0.030, -0.088, -0.188)  # of the ImageNet statistics, for pixels in [-1, 1]
 _SCALE = (0.458, 0.448, 0.450)
@@ -98,7 +99,7 @@ class _VGG16(nn.Module):
 class _Head(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(width, 1, 1, bias=False))
+        self.model = nn.Sequential(SharedDropout(0.5), nn.Conv2d(width, 1, 1, bias=False))
 
     def forward(self, difference: Tensor) -> Tensor:
         return self.model(difference)

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from iris_cli.nn.dropout import SharedDropout
+
 
 class MLP(nn.Sequential):
     """(..., widths[0]) -> (..., widths[-1]).
@@ -28,7 +30,7 @@ class MLP(nn.Sequential):
             init_silu(linear, activates=activates, orthogonal=orthogonal)
             if activates:
                 layers[f"silu{i}"] = nn.SiLU()
-                layers[f"dropout{i}"] = nn.Dropout(dropout)
+                layers[f"dropout{i}"] = SharedDropout(dropout)
         super().__init__(layers)
 
 

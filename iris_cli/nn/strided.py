@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iris_cli.nn import data_parallel
+
 _STEM = 4  # pixels per side that become channels before the first convolution, and back after the last
 _PIXEL_SCALE = 0.5  # of the pixels within a latent
 _FEATURE_GAIN = 8.0  # length of each row of the first projection: blurred patches decide over codes, pixels less
@@ -35,9 +37,14 @@ class MeanImage(nn.Module):
 
     @torch.no_grad()
     def note(self, images: Tensor) -> None:
-        """Remember images (N, C, S, S) for the next update. The very first ones are the mean at once."""
-        self._sum += images.sum(0)
-        self._noted += len(images)
+        """Remember images (N, C, S, S) for the next update. The very first ones are the mean at once.
+
+        So are images of other processes that share the batch.
+        """
+        total = images.sum(0)
+        data_parallel.add_up([total])
+        self._sum += total
+        self._noted += data_parallel.current().place(len(images))[1]
         self.mean.copy_(torch.where(self.updates == 0, self._sum / self._noted, self.mean))
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from iris_cli.nn.dropout import SharedDropout
 from iris_cli.nn.kv_cache import KVCache
 
 
@@ -92,7 +93,7 @@ class _Layer(nn.Module):
         self.linear2 = nn.Linear(feedforward, width)
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)
 
     def forward(
         self, x: Tensor, positions: Tensor, visible: Tensor, u: Tensor, v: Tensor, cache: KVCache | None, index: int,
@@ -114,7 +115,7 @@ class _RelativeAttention(nn.Module):
         self.qkv_proj = nn.Linear(width, 3 * heads * head_width, bias=False)
         self.pos_proj = nn.Linear(width, heads * head_width, bias=False)
         self.out_proj = nn.Linear(heads * head_width, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SharedDropout(dropout)
 
     def forward(
         self, x: Tensor, positions: Tensor, visible: Tensor, u: Tensor, v: Tensor, cache: KVCache | None, index: int,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iris_cli.nn import data_parallel
+
 _SAME = 0.01  # share of the latents' variance; codes that differ by less are one code twice
 
 
@@ -102,17 +104,22 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def update_codebook(self) -> None:
-        """Move the codes to the average of their latents, and draw idle ones anew, as configured."""
+        """Move the codes to the average of their latents, and draw idle ones anew, as configured.
+
+        Latents of other processes that share the batch count like those seen here.
+        """
         if self._last is None:
             return
+        data_parallel.add_up([self._count])
         if self.ema_decay is not None:
+            data_parallel.add_up([self._sum])
             self.average_count.lerp_(self._count, 1 - self.ema_decay)
             self.average_sum.lerp_(self._sum, 1 - self.ema_decay)
             means = self.average_sum / self.average_count.clamp_min(1e-12).unsqueeze(1)
             self.weight.copy_(torch.where((self._count > 0).unsqueeze(1), means, self.weight))
             self._sum.zero_()
         if self.revive_after > 0:
-            self._revive(*self._last)
+            self._revive(*(data_parallel.gathered(rows) for rows in self._last))
         self._count.zero_()
         self._last = None
 

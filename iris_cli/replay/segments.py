@@ -37,6 +37,11 @@ class Segments:
     episodes: Tensor | None = None  # (B,) int64 that they were drawn from, on the CPU
     views: Tensor | None = None  # (B, T, 3, 64, 64) float of any kind, frames as the policy sees them
 
+    def rows(self, chosen: slice) -> "Segments":
+        """Some of the segments."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[chosen] for name, value in values.items() if value is not None})
+
     def repeated(self, times: int) -> "Segments":
         """Each segment so many times in a row."""
         if times == 1:

@@ -31,6 +31,13 @@ class Windows:
     truncations: Tensor
     fresh: Tensor | None = None
 
+    def rows(self, chosen: slice) -> "Windows":
+        """Some of the windows; what is fresh stays."""
+        return Windows(
+            None if self.stacks is None else self.stacks[chosen], self.actions[chosen], self.rewards[chosen],
+            self.terminations[chosen], self.truncations[chosen], self.fresh,
+        )  # fmt: skip
+
     @property
     def ends(self) -> Tensor:
         """(B, T+1) bool, whether the next observation is of another episode."""

@@ -18,6 +18,7 @@ from iris_cli.failures import Failure, write_failure
 from iris_cli.learn.fit import Learner, Steps, fit, learners_of
 from iris_cli.learn.visits import Visits
 from iris_cli.learn.watch import Growth, NotFinite, Watch
+from iris_cli.nn import data_parallel
 from iris_cli.nn.precision import compute_dtype
 from iris_cli.progress import Progress
 from iris_cli.replay.segments import Replay, Segments
@@ -91,7 +92,7 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
         raise ConfigError(f"updates is {updates}, but must be at least 1", where=stage)
     unfinished = run.resumable(stage)
     if updates is None:
-        updates = unfinished["total"] if unfinished else _plan(run, lesson)
+        updates = unfinished["total"] if unfinished else data_parallel.of_the_first(_plan(run, lesson))
     modules, learners = [getattr(run.agent, name) for name in (component, *lesson.also)], lesson.learners(run)
     progress = _begin(run, stage, updates)
     if getattr(getattr(run.config, component), "precision", None) == "auto":
@@ -119,8 +120,8 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
                 run.updates[name] += done - progress.done
             progress.done = done
             bar.advance(1, f"loss {console.number(last['total_loss'])}" if last else None)
-            run.save_if_due(before=watch.settle)
-            return not interrupts.requested()
+            run.save_if_due(before=watch.settle, agreed=data_parallel.anywhere)
+            return not data_parallel.anywhere(interrupts.requested())
 
         def draw() -> _Drawn:
             visits = run.visits(component)
@@ -158,8 +159,13 @@ def needs_steps(replay: Replay, run: Run) -> Replay:
     """The replay, if there is anything in it; says where its frames are, unless on the device. The run notes its steps.
 
     Raises:
-        DatasetError: if it is empty.
+        DatasetError: if it is empty, or processes that train as one see different numbers of steps.
     """
+    if not data_parallel.alike(replay.num_steps):
+        raise DatasetError(
+            "the processes see different numbers of steps", where=run.dataset_path,
+            fix="Let nothing be collected meanwhile; all machines need the same file system.",
+        )  # fmt: skip
     if replay.num_steps == 0:
         raise DatasetError(
             "the dataset has no steps",
@@ -265,6 +271,8 @@ def _kept(run: Run, lesson: Lesson, error: NotFinite, update: int) -> TrainingEr
         "The last checkpoint is untouched, and the same command goes on from it; "
         f"a smaller learning rate may help: --set {lesson.component}.learning_rate={rate / 10:g}."
     )
+    if run.is_follower:  # which leaves that to the first process
+        return TrainingError(f"{what} {update:,}", where=run.directory, fix=fix)
     try:
         path = write_failure(run.directory / "failures", failure)
     except RunError as problem:
@@ -301,7 +309,7 @@ def _seconds_per_update(run: Run, lesson: Lesson) -> float:
     """Time an update on a small batch and a copy of the agent, so that nothing of the run is touched."""
     agent, state = copy.deepcopy(run.agent), torch.get_rng_state()
     progress = Progress(lesson.stage, 0, 1, torch.Generator(), torch.Generator(device=run.device))
-    count, visits = min(lesson.probe_size, lesson.batch_size), Visits([])
+    count, visits = min(max(lesson.probe_size, data_parallel.processes()), lesson.batch_size), Visits([])
     for name in (lesson.component, *lesson.also):
         getattr(agent, name).train()
     for _ in range(2):  # the first warms up

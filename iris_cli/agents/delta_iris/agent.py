@@ -1,7 +1,7 @@
 """The Δ-IRIS agent: tokenizer, dynamics and actor-critic, and how they meet and learn."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from iris_cli.learn.imagination import imagine
 from iris_cli.learn.losses import Losses
 from iris_cli.learn.recurrent import Memory
 from iris_cli.learn.visits import Visits
+from iris_cli.nn import data_parallel
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.replay.segments import Replay, Segments
 
@@ -185,7 +186,7 @@ class Agent(nn.Module):
 
     def tokenizer_losses(self, segments: Segments, *, perceptual: LPIPS | None) -> Steps:
         """One optimizer step on a batch of segments; perceptual weights play no role."""
-        return [[Part(self.tokenizer.loss(segments), 1.0)]]
+        return [self._parts(self.tokenizer.loss, segments)]
 
     def dynamics_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Segments:
         """Segments for `dynamics_losses`, padded on both sides, of episodes that were drawn little."""
@@ -197,7 +198,13 @@ class Agent(nn.Module):
 
     def dynamics_losses(self, segments: Segments) -> Steps:
         """One optimizer step on a batch of segments, which are encoded now."""
-        return [[Part(self.dynamics.loss(self.with_tokens(segments)), 1.0)]]
+        return [self._parts(lambda mine, *among: self.dynamics.loss(self.with_tokens(mine), *among), segments)]
+
+    def _parts(self, loss: Callable[..., Losses], segments: Segments) -> Iterator[Part]:
+        """The loss of the segments, or that of this process's share of them."""
+        among = () if data_parallel.processes() == 1 else (segments.mask,)
+        with data_parallel.share(len(segments.mask), segments.mask.device) as share:
+            yield Part(loss(segments.rows(share.rows), *among), share.portion)
 
     def actor_critic_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Segments:
         """Segments for `actor_critic_losses`, padded on the left, of episodes that were drawn little."""

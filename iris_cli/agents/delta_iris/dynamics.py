@@ -21,7 +21,7 @@ from iris_cli.agents.delta_iris.config import (
     map_size,
 )
 from iris_cli.errors import ShapeError
-from iris_cli.learn.losses import Losses
+from iris_cli.learn.losses import Losses, share_of_mean
 from iris_cli.nn.kv_cache import KVCache
 from iris_cli.nn.residual import FrameEncoder
 from iris_cli.nn.transformer import Transformer, init_gpt
@@ -138,7 +138,7 @@ class Dynamics(nn.Module):
         cache.reset()
         self.transformer(torch.cat([blocks, self.embed_frames(frames[:, -1])[:, None]], 1), cache)
 
-    def loss(self, segments: Segments) -> Losses:
+    def loss(self, segments: Segments, among: Tensor | None = None) -> Losses:
         """Cross-entropies of tokens, rewards and ends, weighted.
 
         Each is a mean over all real steps of the batch, not of each row. Padding may be on either side; it is read
@@ -146,6 +146,7 @@ class Dynamics(nn.Module):
 
         Args:
             segments: with frames and tokens (B, T, 4), of which the last step's are not read.
+            among: mask of the batch that the segments are a share of (`share_of_mean`); None: they are all of it.
 
         Returns:
             Parts loss_tokens, loss_rewards, loss_ends (weighted, they sum up to the total), and the shares of right
@@ -159,19 +160,24 @@ class Dynamics(nn.Module):
         config, mask = self.config, segments.mask
         labels = torch.cat([segments.tokens[:, :-1], torch.zeros_like(segments.tokens[:, :1])], 1)
         output = self(segments.frames, segments.actions, labels)
-        leads_on = mask.clone()  # (B, T), steps whose transition is in the segment
-        leads_on[:, -1] = False
-        of_tokens = leads_on[:, :, None].expand_as(labels)  # (B, T, 4)
+
+        def of_steps(values: Tensor) -> Tensor:
+            return share_of_mean(_mean(values, mask), mask, among)
+
+        def of_tokens(values: Tensor) -> Tensor:
+            mean = _mean(values, _leading_on(mask)[:, :, None].expand_as(labels))
+            return share_of_mean(mean, _leading_on(mask), None if among is None else _leading_on(among))
+
         logits_tokens = output.logits_tokens.unflatten(1, labels.shape[1:])  # (B, T, 4, V)
         ends = segments.ends.long()
         parts = {
-            "loss_tokens": config.tokens_weight * _mean(_cross_entropies(logits_tokens, labels), of_tokens),
-            "loss_rewards": config.rewards_weight * _mean(self._of_rewards(output, segments.rewards), mask),
-            "loss_ends": config.ends_weight * _mean(_cross_entropies(output.logits_ends, ends), mask),
+            "loss_tokens": config.tokens_weight * of_tokens(_cross_entropies(logits_tokens, labels)),
+            "loss_rewards": config.rewards_weight * of_steps(self._of_rewards(output, segments.rewards)),
+            "loss_ends": config.ends_weight * of_steps(_cross_entropies(output.logits_ends, ends)),
         }
         total = torch.stack(list(parts.values())).sum()
-        parts["token_accuracy"] = _mean((logits_tokens.argmax(-1) == labels).float(), of_tokens)
-        parts["end_accuracy"] = _mean((output.logits_ends.argmax(-1) == ends).float(), mask)
+        parts["token_accuracy"] = of_tokens((logits_tokens.argmax(-1) == labels).float())
+        parts["end_accuracy"] = of_steps((output.logits_ends.argmax(-1) == ends).float())
         return Losses(total, {name: part.detach() for name, part in parts.items()})
 
     def _of_rewards(self, output: DynamicsOutput, rewards: Tensor) -> Tensor:
@@ -202,6 +208,11 @@ class Dynamics(nn.Module):
 def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     """(..., classes) and (...) -> (...)."""
     return F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
+
+
+def _leading_on(mask: Tensor) -> Tensor:
+    """(B, T) bool, real steps whose transition is in the segment."""
+    return torch.cat([mask[:, :-1], torch.zeros_like(mask[:, :1])], 1)
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:

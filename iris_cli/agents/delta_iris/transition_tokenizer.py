@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from iris_cli.agents.delta_iris.config import TOKENS_PER_TRANSITION, TokenizerConfig
 from iris_cli.errors import ShapeError
 from iris_cli.learn.fingerprint import fingerprint
-from iris_cli.learn.losses import Losses
+from iris_cli.learn.losses import Losses, share_of_mean
 from iris_cli.nn.code_use import code_use
 from iris_cli.nn.cosine_quantizer import CosineQuantizer
 from iris_cli.replay.segments import Segments
@@ -135,7 +135,7 @@ class TransitionTokenizer(nn.Module, ABC):
         N is B * T; the vectors are what the quantizer made of `vectors_of_rows`.
         """
 
-    def loss(self, segments: Segments) -> Losses:
+    def loss(self, segments: Segments, among: Tensor | None = None) -> Losses:
         """How far segments of T frames are from what the decoder makes of their T - 1 transitions.
 
         L1, squared error, each frame's largest squared error (means over transitions between two real frames), and
@@ -143,6 +143,7 @@ class TransitionTokenizer(nn.Module, ABC):
 
         Args:
             segments: with frames; padding may be on either side.
+            among: mask of the batch that the segments are a share of (`share_of_mean`); None: they are all of it.
 
         Returns:
             Parts l1_loss, l2_loss, max_pixel_loss, commitment_loss (weighted, they sum up to the total), perplexity
@@ -158,11 +159,12 @@ class TransitionTokenizer(nn.Module, ABC):
         quantized = self.quantizer(self.vectors_of_rows(images, actions))
         decoded = self.images_of_rows(images[:, :-1], actions, quantized.vectors)
         differences = images[:, 1:].flatten(0, 1) - decoded  # (N, 3, S, S)
-        real = (segments.mask[:, :-1] & segments.mask[:, 1:]).flatten()  # (N,)
+        real = _transitions(segments.mask).flatten()  # (N,)
+        all_real = None if among is None else _transitions(among).flatten()
         squares = differences.square()
 
         def mean(per_transition: Tensor) -> Tensor:
-            return (per_transition * real).sum() / real.sum().clamp_min(1)
+            return share_of_mean((per_transition * real).sum() / real.sum().clamp_min(1), real, all_real)
 
         config = self.config
         parts = {
@@ -206,6 +208,11 @@ class TransitionTokenizer(nn.Module, ABC):
                 f"tokens must have shape (N, K)=({len(past_frames)}, {TOKENS_PER_TRANSITION}). "
                 f"Got {tuple(tokens.shape)}"
             )
+
+
+def _transitions(mask: Tensor) -> Tensor:
+    """(B, T) -> (B, T - 1) bool, those between two real frames."""
+    return mask[:, :-1] & mask[:, 1:]
 
 
 def as_images(frames: Tensor) -> Tensor:

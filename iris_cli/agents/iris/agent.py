@@ -24,6 +24,7 @@ from iris_cli.learn.losses import Losses
 from iris_cli.learn.novelty import Novelty
 from iris_cli.learn.recurrent import Memory
 from iris_cli.learn.visits import Visits
+from iris_cli.nn import data_parallel
 from iris_cli.nn.compiled import compile_in_place
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.nn.precision import Copy, compute_dtype, mixed
@@ -196,10 +197,18 @@ class Agent(nn.Module):
     def tokenizer_losses(self, frames: Tensor, *, perceptual: LPIPS | None) -> Steps:
         """One optimizer step on a batch of frames, in shares. Dropout draws from torch's global stream."""
         config = self.config.tokenizer
-        yield (
-            Part(self._tokenizer_loss(share, perceptual), len(share) / len(frames))
-            for share in frames.split(config.micro_batch or (16 if self.device.type == "cpu" else 64))
-        )
+        at_once = config.micro_batch or (16 if self.device.type == "cpu" else 64)
+        if not config.revive_after:  # codes are revived from what passes last, which is to be what it is of one process
+            at_once *= data_parallel.processes()
+        yield self._tokenizer_parts(frames.split(at_once), perceptual)
+
+    def _tokenizer_parts(self, passes: Sequence[Tensor], perceptual: LPIPS | None) -> Iterator[Part]:
+        """The losses of what passes at once, or of this process's share of each."""
+        frames = sum(map(len, passes))
+        for each in passes:
+            with data_parallel.share(len(each), self.device) as share:
+                mine = each[share.rows]
+                yield Part(self._tokenizer_loss(mine, perceptual), len(mine) / frames)
 
     def _tokenizer_loss(self, frames: Tensor, perceptual: LPIPS | None) -> Losses:
         with mixed(self.config.tokenizer.precision, self.device):
@@ -212,9 +221,15 @@ class Agent(nn.Module):
     def dynamics_losses(self, segments: Segments) -> Steps:
         """One optimizer step on a batch of segments. Dropout draws from torch's global stream."""
         compile_in_place(self.dynamics, wanted=self.config.dynamics.compiled)
-        with mixed(self.config.dynamics.precision, self.device):
-            losses = self.dynamics.loss(segments)
-        return [[Part(losses, 1.0)]]
+        return [self._dynamics_parts(segments)]
+
+    def _dynamics_parts(self, segments: Segments) -> Iterator[Part]:
+        """The loss, or that of this process's share of the segments."""
+        among = () if data_parallel.processes() == 1 else (segments.mask,)
+        with data_parallel.share(len(segments.mask), self.device) as share:
+            with mixed(self.config.dynamics.precision, self.device):
+                losses = self.dynamics.loss(segments.rows(share.rows), *among)
+            yield Part(losses, share.portion)
 
     def actor_critic_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Segments:
         """Segments of stored tokens for `actor_critic_losses`, padded on the left."""

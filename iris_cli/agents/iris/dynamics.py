@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from iris_cli.agents.iris.config import TOKENS_PER_BLOCK, TOKENS_PER_FRAME, DynamicsConfig
 from iris_cli.errors import ShapeError
-from iris_cli.learn.losses import Losses
+from iris_cli.learn.losses import Losses, share_of_mean
 from iris_cli.nn.kv_cache import KVCache
 from iris_cli.nn.transformer import Transformer, init_gpt
 from iris_cli.replay.segments import Segments
@@ -105,7 +105,7 @@ class Dynamics(nn.Module):
         cache.reset()
         self.transformer(torch.cat([blocks, self.embed_tokens(tokens[:, -1])], 1), cache)
 
-    def loss(self, segments: Segments) -> Losses:
+    def loss(self, segments: Segments, among: Tensor | None = None) -> Losses:
         """Cross-entropies of tokens, reward signs and ends, with equal weights.
 
         Each is a mean over all real entries of the batch, not of each row. Padding must be on the right, where
@@ -113,6 +113,7 @@ class Dynamics(nn.Module):
 
         Args:
             segments: with tokens (B, T, 16).
+            among: mask of the batch that the segments are a share of (`share_of_mean`); None: they are all of it.
 
         Returns:
             Parts loss_tokens, loss_rewards, loss_ends (they sum up to the total), and the shares of right guesses
@@ -123,9 +124,9 @@ class Dynamics(nn.Module):
         """
         if segments.tokens is None:
             raise ShapeError("segments must carry tokens to learn from. Got none")
-        return self.loss_of(self(segments.tokens, segments.actions), segments)
+        return self.loss_of(self(segments.tokens, segments.actions), segments, among)
 
-    def loss_of(self, output: DynamicsOutput, segments: Segments) -> Losses:
+    def loss_of(self, output: DynamicsOutput, segments: Segments, among: Tensor | None = None) -> Losses:
         """`loss`, from what was predicted for the segments."""
         assert segments.tokens is not None
         labels = labels_of(segments.tokens, segments.rewards, segments.ends, segments.mask)
@@ -136,8 +137,13 @@ class Dynamics(nn.Module):
         )
         names = ("token", "reward", "end")
         losses = [F.cross_entropy(x.float(), y, ignore_index=IGNORED) for x, y in zip(logits, labels, strict=True)]
+        accuracies = [_accuracy(x, y) for x, y in zip(logits, labels, strict=True)]
+        if among is not None:
+            real, all_real = _real_entries(segments.mask), _real_entries(among)
+            losses = [share_of_mean(*each) for each in zip(losses, real, all_real, strict=True)]
+            accuracies = [share_of_mean(*each) for each in zip(accuracies, real, all_real, strict=True)]
         parts = {f"loss_{name}s": loss.detach() for name, loss in zip(names, losses, strict=True)}
-        parts |= {f"{name}_accuracy": _accuracy(x, y) for name, x, y in zip(names, logits, labels, strict=True)}
+        parts |= {f"{name}_accuracy": accuracy for name, accuracy in zip(names, accuracies, strict=True)}
         return Losses(losses[0] + losses[1] + losses[2], parts)
 
     def _check(self, tokens: Tensor, actions: Tensor) -> None:
@@ -168,6 +174,11 @@ def labels_of(tokens: Tensor, rewards: Tensor, ends: Tensor, mask: Tensor) -> tu
     reward_labels = (rewards.sign().long() + 1).masked_fill(padding, IGNORED).flatten()
     end_labels = ends.long().masked_fill(padding, IGNORED).flatten()
     return token_labels, reward_labels, end_labels
+
+
+def _real_entries(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which tokens (B, 16T - 1), rewards (B, T) and ends (B, T) are learned, of a mask (B, T)."""
+    return mask.repeat_interleave(TOKENS_PER_FRAME, 1)[:, 1:], mask, mask
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.fit import Part, Steps
 from iris_cli.learn.imagination import imagine
 from iris_cli.learn.visits import Visits
+from iris_cli.nn import data_parallel
 from iris_cli.nn.categorical import draw_one_hot, most_probable
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.replay.segments import Replay
@@ -164,8 +165,14 @@ class Agent(nn.Module):
 
     def tokenizer_losses(self, stacks: Tensor, *, perceptual: LPIPS | None) -> Steps:
         """One optimizer step on stacks, without a dynamics to be consistent with; perceptual weights play no role."""
-        logits = self.tokenizer(stacks)
-        return [[Part(self.tokenizer.loss(stacks, logits, draw_one_hot(logits)), 1.0)]]
+        return [self._tokenizer_parts(stacks)]
+
+    def _tokenizer_parts(self, stacks: Tensor) -> Iterator[Part]:
+        """The loss of the stacks, or of this process's share of them; a pass may end with a few."""
+        with data_parallel.share(len(stacks), stacks.device, repeats=True) as share:
+            mine = stacks[share.rows]
+            logits = self.tokenizer(mine)
+            yield Part(self.tokenizer.loss(mine, logits, draw_one_hot(logits)), share.portion)
 
     def dynamics_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Windows:
         """Up to `batch` windows for `dynamics_losses`, which do not overlap in a pass."""
@@ -173,7 +180,14 @@ class Agent(nn.Module):
 
     def dynamics_losses(self, windows: Windows) -> Steps:
         """One optimizer step of the dynamics alone."""
-        return [[Part(dynamics_loss(self.tokenizer, self.dynamics, windows, draw_one_hot), 1.0)]]
+        return [self._dynamics_parts(windows)]
+
+    def _dynamics_parts(self, windows: Windows) -> Iterator[Part]:
+        """The loss of the windows, or of this process's share of them; as above."""
+        among = None if data_parallel.processes() == 1 else windows
+        with data_parallel.share(len(windows.actions), windows.actions.device, repeats=True) as share:
+            mine = windows.rows(share.rows)
+            yield Part(dynamics_loss(self.tokenizer, self.dynamics, mine, draw_one_hot, among), share.portion)
 
     def actor_critic_batch(self, replay: Replay, draws: torch.Generator, batch: int, *, visits: Visits) -> Windows:
         """Up to `batch` windows for `actor_critic_losses`, which do not overlap in a pass."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from iris_cli.agents.twm.config import DynamicsConfig
 from iris_cli.agents.twm.tokenizer import HALF_LOG_TWO_PI
 from iris_cli.errors import ShapeError
-from iris_cli.learn.losses import Losses
+from iris_cli.learn.losses import Losses, share_of_mean
 from iris_cli.nn.categorical import cross_entropies, entropies
 from iris_cli.nn.kv_cache import KVCache
 from iris_cli.nn.mlp import MLP
@@ -177,7 +177,14 @@ class Dynamics(nn.Module):
         )
 
     def loss(
-        self, output: DynamicsOutput, *, targets: Tensor, rewards: Tensor, terminations: Tensor, ends: Tensor
+        self,
+        output: DynamicsOutput,
+        *,
+        targets: Tensor,
+        rewards: Tensor,
+        terminations: Tensor,
+        ends: Tensor,
+        among: Tensor | None = None,
     ) -> Losses:
         """How far predictions after T steps are from what followed.
 
@@ -190,6 +197,7 @@ class Dynamics(nn.Module):
             rewards: (B, T) as learned.
             terminations: (B, T) bool: no return follows. A time limit is none.
             ends: (B, T) bool, terminated or truncated.
+            among: ends of the batch that these are a share of (`share_of_mean`); None: they are all of it.
 
         Returns:
             Parts loss_latents, loss_rewards, loss_discounts (they sum up to the total), cross_entropy
@@ -198,6 +206,7 @@ class Dynamics(nn.Module):
         config = self.config
         real = (~ends).float()  # (B, T)
         cross_entropy = (real * cross_entropies(targets, output.logits_latents)).sum() / real.sum().clamp(min=1)
+        cross_entropy = share_of_mean(cross_entropy, ~ends, None if among is None else ~among)
         gammas = config.gamma * (~terminations).float()
         errors = output.rewards - rewards
         discount_loss = F.binary_cross_entropy_with_logits(output.logits_discounts, gammas)

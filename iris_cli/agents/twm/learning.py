@@ -68,11 +68,16 @@ def world_losses(tokenizer: Tokenizer, dynamics: Dynamics, windows: Windows, dra
     )
 
 
-def dynamics_loss(tokenizer: Tokenizer, dynamics: Dynamics, windows: Windows, draw: Draw) -> Losses:
-    """The loss of the dynamics alone, behind a tokenizer that stays as it is; arguments as in `world_losses`."""
+def dynamics_loss(
+    tokenizer: Tokenizer, dynamics: Dynamics, windows: Windows, draw: Draw, among: Windows | None = None
+) -> Losses:
+    """The loss of the dynamics alone, behind a tokenizer that stays as it is; arguments as in `world_losses`.
+
+    `among` is the batch that the windows are a share of (`share_of_mean`); None: they are all of it.
+    """
     logits = encoded(tokenizer, stacks_of(windows))  # (B, T+2, K, C)
     output = dynamics(draw(logits[:, :-1]), windows.actions, windows.rewards[:, :-1], windows.ends[:, :-1])
-    return _dynamics_loss(dynamics, output, windows, logits[:, 2:])
+    return _dynamics_loss(dynamics, output, windows, logits[:, 2:], among)
 
 
 def encoded(tokenizer: Tokenizer, stacks: Tensor) -> Tensor:
@@ -91,7 +96,9 @@ def stacks_of(windows: Windows) -> Tensor:
     return windows.stacks
 
 
-def _dynamics_loss(dynamics: Dynamics, output: DynamicsOutput, windows: Windows, targets: Tensor) -> Losses:
+def _dynamics_loss(
+    dynamics: Dynamics, output: DynamicsOutput, windows: Windows, targets: Tensor, among: Windows | None = None
+) -> Losses:
     """Of all steps but the context, given the logits (B, T, K, C) of what followed them."""
     return dynamics.loss(
         output.at(slice(1, None)),
@@ -99,6 +106,7 @@ def _dynamics_loss(dynamics: Dynamics, output: DynamicsOutput, windows: Windows,
         rewards=windows.rewards[:, 1:],
         terminations=windows.terminations[:, 1:],
         ends=windows.ends[:, 1:],
+        among=None if among is None else among.ends[:, 1:],
     )
 
 

@@ -10,13 +10,13 @@ from collections import OrderedDict
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_cli.agents.twm.config import IMAGE_SIZE, STACK, TokenizerConfig
 from iris_cli.errors import ShapeError
 from iris_cli.learn.fingerprint import fingerprint
 from iris_cli.learn.losses import Losses
+from iris_cli.nn import data_parallel
 from iris_cli.nn.categorical import cross_entropies, normalised_entropies, straight_through
 from iris_cli.nn.mlp import MLP, init_silu
 
@@ -83,6 +83,8 @@ class Tokenizer(nn.Module):
     def loss(self, stacks: Tensor, logits: Tensor, latents: Tensor, *, predicted: Tensor | None = None) -> Losses:
         """Reconstruction, the entropy's hinge and, once a dynamics predicts, consistency with it.
 
+        The hinge is of the mean entropy of the whole batch, where processes share one.
+
         Args:
             stacks: (..., 4, 64, 64) uint8.
             logits: (..., K, C) what `forward` says of them, with gradient.
@@ -95,10 +97,13 @@ class Tokenizer(nn.Module):
         """
         reconstructions = self.decoder(straight_through(latents, logits).flatten(0, -2))  # (N, 4, 64, 64)
         errors = reconstructions - stacks.reshape(reconstructions.shape).float() / 255
-        entropy = normalised_entropies(logits).mean()
+        entropy, threshold = normalised_entropies(logits).mean(), self.config.entropy_threshold
+        whole = entropy.detach() * data_parallel.current().portion
+        data_parallel.add_up([whole])
         parts = {
             "loss_reconstruction": (0.5 * errors.square() + HALF_LOG_TWO_PI).sum((-3, -2, -1)).mean(),
-            "loss_latent_entropy": self.config.entropy_weight * F.relu(self.config.entropy_threshold - entropy),
+            "loss_latent_entropy": self.config.entropy_weight
+            * torch.where(whole < threshold, threshold - entropy, 0.0),
         }
         if predicted is not None:
             # The released program's direction, the reverse of the paper's: the encoder follows the prediction.
