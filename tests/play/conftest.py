@@ -49,6 +49,8 @@ def make_run(directory: Path, agent: str, dataset: Path, **settings: object) -> 
             dynamics.embeds["a"].weight.mul_(100)  # fresh weights hardly listen to actions
             for parameter in dynamics.out_heads["z"].parameters():
                 parameter.mul_(10)
+            for name, parameter in run.agent.tokenizer.decoder.named_parameters():
+                parameter.mul_(5) if name.endswith("weight") else parameter.fill_(0.1)  # all would be nearly black
         else:
             dynamics.head_ends[-1].bias.copy_(torch.tensor([8.0, -8.0]))
             dynamics.embed_actions.weight.mul_(100)
