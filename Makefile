@@ -15,7 +15,7 @@ RUN  = $(VENV)/bin/python -m
 # As the iris command does: threads that wait spin for a moment only.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help demo test check bench atari100k clean
+.PHONY: help demo test check bench atari100k ablations clean
 
 help: ## What can be made
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,17 @@ bench: $(VENV)/installed ## Throughput of every stage on this machine, saved in 
 
 atari100k: $(VENV)/installed ## The full loop: make atari100k GAME=Qbert SEED=0 (PIPELINE=atari100k-staged: a variant)
 	$(IRIS) run pipelines/$(PIPELINE).yaml --agent $(AGENT) --game $(GAME) --seed $(SEED) --device $(DEVICE)
+
+# Each in a run and with a dataset of its own, so that none draws from what another played.
+ALONE = --set run=runs/twm-$(1)-$(SEED) --set dataset=data/twm-$(1)-$(SEED).zarr
+
+ablations: $(VENV)/installed ## TWM without rewards in its input, and without balanced sampling, beside it as it is
+	$(IRIS) run pipelines/doors-twm.yaml --seed $(SEED) $(call ALONE,doors)
+	$(IRIS) run pipelines/doors-twm.yaml --seed $(SEED) $(call ALONE,doors-no-rewards) --set dynamics.reads_rewards=false
+	$(IRIS) curve runs/twm-doors-$(SEED) runs/twm-doors-no-rewards-$(SEED) --random 0 --out runs/twm-rewards.png
+	$(IRIS) run pipelines/catch-twm.yaml --seed $(SEED) $(call ALONE,catch)
+	$(IRIS) run pipelines/catch-twm.yaml --seed $(SEED) $(call ALONE,catch-uniform) --set dynamics.sampling_temperature=none
+	$(IRIS) curve runs/twm-catch-$(SEED) runs/twm-catch-uniform-$(SEED) --random -0.77 --out runs/twm-sampling.png
 
 clean: ## Remove the environment (datasets and runs stay)
 	rm -rf $(VENV) *.egg-info

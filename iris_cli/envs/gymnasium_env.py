@@ -14,7 +14,8 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 
 import iris_cli.envs.catch
-import iris_cli.envs.crafter  # noqa: F401 - registers Crafter
+import iris_cli.envs.crafter
+import iris_cli.envs.doors  # noqa: F401 - registers Doors
 from iris_cli.envs.atari import Frame, Info, Step
 from iris_cli.envs.pictures import frame_of, layout_of
 from iris_cli.envs.spec import FRAME_SHAPE, EnvSpec

@@ -135,7 +135,8 @@ def training_spec(name: str) -> EnvSpec:
     import gymnasium
 
     import iris_cli.envs.catch
-    import iris_cli.envs.crafter  # noqa: F401 - registers Crafter
+    import iris_cli.envs.crafter
+    import iris_cli.envs.doors  # noqa: F401 - registers Doors
 
     gymnasium.register_envs(ale_py)
     games = {_letters(id): id for id in gymnasium.registry if id.startswith("ALE/")}

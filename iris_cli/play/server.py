@@ -411,6 +411,7 @@ class _Guest:
             "subtitle": game.subtitle,
             "layout": session.keyboard.layout(),
             "can_dream": session.can_dream and game.collecting is None,
+            "tokens_of": session.tokens_of,
             "episodes": game.episodes,
             "collecting": game.collecting is not None,
             "first": {"world": game.first.world, "seed": game.first.seed},

@@ -15,6 +15,7 @@ Equal seeds and equal calls give equal sessions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +28,7 @@ from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import PlayError
 from iris_cli.play.keys import AGENT, CONTROLS, STORED, YOU, Keyboard
 from iris_cli.play.moment import MAX_FILM_FRAMES, Look, Moment, Panel
-from iris_cli.play.worlds import DreamWorld, SavedDream, can_dream, picture_of, pixels
+from iris_cli.play.worlds import DreamWorld, SavedDream, picture_of, pixels
 from iris_cli.replay.dataset import Dataset
 
 REAL, DREAM = "real", "dream"
@@ -39,6 +40,7 @@ CONTEXT = 4  # real frames that the world model reads before a dream, where ther
 WARM_UP = 80  # steps of the real game before a dream that begins in it: MsPacman stands still for 65
 STORED_STEPS = 1000  # of a stored episode that are shown beside a dream
 MAX_SEED = 2**31 - 1
+_ONLY = np.zeros(1, np.int64)  # the one environment that is played, among one
 
 
 class Notebook(Protocol):
@@ -125,10 +127,12 @@ class Session:
         self._dream: DreamWorld | None = None
         self._episode: _Episode | None = None
         self._stands: Moment | None = None  # where game and dream are
+        # What tells the policy what the dynamics thinks of the real game, of agents whose policy may see that.
+        self._thoughts: Any = agent.thoughts(1) if hasattr(agent, "thoughts") else None
         self._seed = 0
         self._recording: list[Moment] | None = None
         self.keyboard = Keyboard(self._game.action_meanings)
-        self.can_dream = can_dream(agent) and "tokenizer" in trained
+        self.can_dream = agent is not None and "tokenizer" in trained
         self.dreams_along = self.can_dream and "dynamics" in trained and notebook is None
         self.world, self.control = REAL, YOU
         self.line: list[Moment] = []
@@ -152,6 +156,11 @@ class Session:
         """One word per action."""
         return self._game.action_meanings
 
+    @property
+    def tokens_of(self) -> str | None:
+        """What the leading picture's tokens stand for, where there is an agent."""
+        return None if self._agent is None else self._agent.tokens_of
+
     def controls(self) -> list[str]:
         """Who may act here: you, and the agent or the stored episode where there is one."""
         possible = {YOU: True, AGENT: self._agent is not None, STORED: self._episode is not None}
@@ -163,7 +172,7 @@ class Session:
         """Begin anew; what was recorded and not taken is dropped.
 
         Raises:
-            PlayError: if the agent does not dream, or there is no such stored step.
+            PlayError: if there is nothing to dream with, or no such stored step.
         """
         if start.world == DREAM:
             self._check_dreams()
@@ -173,6 +182,7 @@ class Session:
         self._seed, self.world = start.seed, start.world
         self._dream = self._episode = None
         self.branches, self._recording = [], None
+        self._forget_thoughts()
         if episode is not None:
             first = self._dream_of_stored(*episode)
         elif start.world == DREAM:
@@ -189,36 +199,43 @@ class Session:
         frame = self._game.reset(self._seed)
         look = self._look(self._seen(frame), None)
         if self.dreams_along:
-            self._dream = DreamWorld(self._agent, frame[None], [], seed=self._seed)
+            self._dream = DreamWorld(self._agent, frame[None], [], [], seed=self._seed)
         return self._moment(None, None, None, frame=frame, look=look)
 
     def _dream_of_game(self) -> Moment:
         """The agent plays the real game for a moment, and the dream begins there; both then follow the same actions."""
         draws = np.random.default_rng([self._seed, WARM_UP])
-        frames, actions, look = [self._game.reset(self._seed)], [], None
+        frames, actions, rewards, look = [self._game.reset(self._seed)], [], [], None
         for _ in range(WARM_UP):
             look = self._look(self._seen(frames[-1]), None if look is None else look.memory)
             assert look is not None
             actions.append(int(draws.choice(len(look.chances), p=look.chances)))
             step = self._game.step(actions[-1])
             frames.append(step.frame)
+            rewards.append(step.reward)
+            self._took(actions[-1], step.reward)
             if step.terminated or step.truncated:  # right at the beginning: the dream begins in the next game
-                frames, actions, look = [self._game.reset(self._seed)], [], None
-        frames, actions = frames[-CONTEXT:], actions[len(actions) - min(CONTEXT, len(frames)) + 1 :]
-        self._dream = DreamWorld(self._agent, np.stack(frames), actions, seed=self._seed)
+                frames, actions, rewards, look = [self._game.reset(self._seed)], [], [], None
+                self._forget_thoughts()
+        before = min(CONTEXT, len(frames)) - 1  # steps that lead to the last frame
+        frames, actions, rewards = frames[-CONTEXT:], actions[len(actions) - before :], rewards[len(rewards) - before :]
+        self._dream = DreamWorld(self._agent, np.stack(frames), actions, rewards, seed=self._seed)
         look = self._look(self._dream.view, None if look is None else look.memory)
         return self._moment(None, None, None, frame=frames[-1], look=look)
 
-    def _dream_of_stored(self, frames: NDArray[np.uint8], actions: list[int], episode: _Episode) -> Moment:
+    def _dream_of_stored(
+        self, frames: NDArray[np.uint8], actions: list[int], rewards: list[float], episode: _Episode
+    ) -> Moment:
         look = None
-        for frame in frames[:-1]:
+        for frame, action, reward in zip(frames[:-1], actions, rewards, strict=True):
             look = self._look(self._seen(frame), None if look is None else look.memory)
-        self._dream, self._episode = DreamWorld(self._agent, frames, actions, seed=self._seed), episode
+            self._took(action, reward)
+        self._dream, self._episode = DreamWorld(self._agent, frames, actions, rewards, seed=self._seed), episode
         look = self._look(self._dream.view, None if look is None else look.memory)
         return self._moment(None, None, None, look=look)
 
-    def _stored(self, number: int, at: int) -> tuple[NDArray[np.uint8], list[int], _Episode]:
-        """Frames and actions that lead to a stored step, and what came after it.
+    def _stored(self, number: int, at: int) -> tuple[NDArray[np.uint8], list[int], list[float], _Episode]:
+        """Frames, actions and rewards that lead to a stored step, and what came after it.
 
         Raises:
             PlayError: if there is no dataset, episode or step of that number.
@@ -240,13 +257,11 @@ class Session:
         now = at - begun
         over = bool(terminated[-1] or truncated[-1])
         rest = _Episode(frames[now:], actions[now:], rewards[now:], over)
-        return frames[: now + 1], actions[:now].tolist(), rest
+        return frames[: now + 1], actions[:now].tolist(), rewards[:now].tolist(), rest
 
     def _check_dreams(self) -> None:
         if self._agent is None:
             raise PlayError("there is no world model here, only the real game", fix="Name a run: iris play runs/NAME")
-        if not can_dream(self._agent):
-            raise PlayError("the dreams of this agent cannot be shown yet", fix="Play the real game.")
         if not self.can_dream:
             raise PlayError("the tokenizer has not been trained yet, so there is nothing to dream with")
 
@@ -310,7 +325,7 @@ class Session:
         """Let the dream along begin anew at the present real frame, or begin at all; what lay behind it is a branch.
 
         Raises:
-            PlayError: if the dream leads, or the agent does not dream.
+            PlayError: if the dream leads, or there is nothing to dream with.
         """
         self._check_dreams()
         now = self.present
@@ -323,7 +338,8 @@ class Session:
             past.insert(0, past[0].before)
         frames = np.stack([moment.observation for moment in past if moment.observation is not None])
         actions = [moment.action for moment in past[1:] if moment.action is not None]
-        self._dream = DreamWorld(self._agent, frames, actions, seed=self._seed + now.step)
+        rewards = [moment.panels[REAL].reward for moment in past[1:]]
+        self._dream = DreamWorld(self._agent, frames, actions, rewards, seed=self._seed + now.step)
         again = replace(now, panels={**now.panels, DREAM: Panel(self._dream.picture)}, saved=self._save())
         self.line[self._place] = self._stands = again
         return again
@@ -375,6 +391,7 @@ class Session:
             assert self._dream is not None
             view = self._dream.view
         elif game is not None:
+            self._took(action, game.reward)
             view = self._seen(game.frame)
         look = None if now.look is None else self._look(view, now.look.memory)
         frame = now.observation if game is None else game.frame
@@ -425,7 +442,8 @@ class Session:
         if before is not None and action != stored.actions[before.step]:
             return None
         reward = 0.0 if before is None else float(stored.rewards[before.step])
-        return Panel(stored.frames[step], reward, stored.over and step == len(stored.frames) - 1), stored.frames[step]
+        over = stored.over and step == len(stored.frames) - 1
+        return Panel(picture_of(stored.frames[step]), reward, over), stored.frames[step]
 
     # -- what the agent makes of it ----------------------------------------------------------------------------------
 
@@ -434,7 +452,33 @@ class Session:
         """What the policy looks at of a frame: (1, ...)."""
         if self._agent is None:
             return None
-        return self._agent.see(self._image(frame))
+        view = self._agent.see(self._image(frame))
+        return view if self._thoughts is None else self._thoughts.view(view, _ONLY)
+
+    def _took(self, action: int, reward: float) -> None:
+        """Tell the thoughts, if there are any, what was done on the frame that was seen last."""
+        if self._thoughts is not None:
+            self._thoughts.took(np.array([action]), np.array([reward]), _ONLY)
+
+    def _forget_thoughts(self) -> None:
+        if self._thoughts is not None:
+            self._thoughts.forget(np.ones(1, bool))
+
+    def _think_again(self, moment: Moment) -> None:
+        """Have the thoughts that led to a moment of the real game, as far back as they reach."""
+        if self._thoughts is None or self.world != REAL:
+            return
+        self._forget_thoughts()
+        past = [moment]
+        while len(past) <= self._thoughts.steps and past[0].before is not None:
+            past.insert(0, past[0].before)
+        for now, then in pairwise([*past, None]):
+            assert now is not None
+            assert now.observation is not None
+            self._seen(now.observation)
+            if then is not None:
+                assert then.action is not None
+                self._took(then.action, then.panels[REAL].reward)
 
     @torch.no_grad()
     def _look(self, view: Tensor | None, memory: Any) -> Look | None:
@@ -466,9 +510,8 @@ class Session:
         """Of the leading picture: the dream's, or those of a real frame where frames have such."""
         if self.world == DREAM and self._dream is not None:
             return self._dream.tokens
-        if frame is None or not self.can_dream or not self._agent.frames_have_tokens:
-            return None
-        return tuple(self._agent.tokenizer.glance(self._image(frame))[0].tolist())
+        tokens = self._agent.tokens_shown(self._image(frame)) if frame is not None and self.can_dream else None
+        return None if tokens is None else tuple(tokens[0].tolist())
 
     def _image(self, frame: NDArray[np.uint8]) -> Tensor:
         """(1, channels, 64, 64) uint8 on the agent's device."""
@@ -488,6 +531,7 @@ class Session:
         """Bring game and dream to a moment of the line: from the save before it, by the actions that led here."""
         if self._stands is moment:
             return
+        self._think_again(moment)
         actions, known = [], moment
         while known.saved is None:
             assert known.action is not None

@@ -1,6 +1,6 @@
 """The dream that a person can be in, beside `envs/rewindable.py`, the real game: it steps, is saved, and goes back.
 
-It is of any agent whose dreams can be decoded, saved and asked what they expect; which they are, `can_dream` says.
+It is of any agent: their dreams can be decoded, saved, and asked what they expect.
 """
 
 from collections.abc import Sequence
@@ -48,31 +48,36 @@ class DreamWorld:
 
     Args:
         agent: whose world it is, in eval mode.
-        frames: (C, 64, 64, 3) uint8, the last real frames; the dream begins at the last of them.
+        frames: (C, 64, 64, 3) uint8, or 4 for grey stacks, the last real ones; the dream begins at the last of them.
         actions: (C - 1) actions taken between them.
+        rewards: (C - 1) after those, raw.
         seed: of all draws.
     """
 
-    def __init__(self, agent: Any, frames: Pixels, actions: Sequence[int], *, seed: int) -> None:
+    def __init__(
+        self, agent: Any, frames: Pixels, actions: Sequence[int], rewards: Sequence[float], *, seed: int
+    ) -> None:
+        self._agent = agent
         self._device = next(agent.parameters()).device
         self._draws = torch.Generator(device=self._device).manual_seed(seed)
-        images = torch.from_numpy(frames.copy()).to(self._device).permute(0, 3, 1, 2)[None]  # (1, C, 3, 64, 64)
+        images = torch.from_numpy(frames.copy()).to(self._device).permute(0, 3, 1, 2)[None]  # (1, C, channels, 64, 64)
         before = torch.tensor([list(actions)], dtype=torch.int64, device=self._device)
-        self._dream = agent.begin_dream(images, None, before, self._draws, keep=len(frames))
+        earned = torch.tensor([list(rewards)], dtype=torch.float32, device=self._device)
+        self._dream = agent.begin_dream(images, None, before, self._draws, rewards=earned, keep=len(frames))
 
     @property
     def view(self) -> Tensor:
-        """(1, 3, 64, 64) float32 in [0, 1], what the policy looks at."""
+        """(1, ...) what the policy looks at."""
         return self._dream.view
 
     @property
     def picture(self) -> Pixels:
         """The same for people."""
-        return pixels(self.view)[0]
+        return pixels(self._agent.picture(self.view))[0]
 
     @property
     def tokens(self) -> tuple[int, ...] | None:
-        """Of the present frame, or of the transition that led to it; None before the first transition."""
+        """Of the present frame or latent, or of the transition that led to it; None before the first transition."""
         return None if self._dream.tokens is None else tuple(self._dream.tokens[0].tolist())
 
     def step(self, action: int) -> DreamStep:
@@ -82,7 +87,8 @@ class DreamWorld:
         outcome = self._dream.step(actions)
         signs = None if forecast.signs is None else tuple(forecast.signs[0].tolist())
         expected = Expected(float(forecast.rewards[0]), float(forecast.ends[0]), signs)
-        return DreamStep(self.picture, self.tokens, float(outcome.rewards[0]), bool(outcome.ends[0]), expected)
+        reward = round(float(outcome.rewards[0]), 2)  # an expected one is never quite zero
+        return DreamStep(self.picture, self.tokens, reward, bool(outcome.over[0]), expected)
 
     def save(self) -> SavedDream:
         """All that `restore` needs."""
@@ -92,11 +98,6 @@ class DreamWorld:
         """Go back to where this dream was saved."""
         self._dream.restore(saved.dream)
         self._draws.set_state(saved.draws)
-
-
-def can_dream(agent: Any) -> bool:
-    """Whether there is an agent whose dreams can be played in."""
-    return agent is not None and agent.dreams_can_be_saved
 
 
 def pixels(views: Tensor) -> Pixels:

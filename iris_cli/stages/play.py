@@ -16,7 +16,6 @@ from iris_cli.play.ledger import HUMAN, Ledger
 from iris_cli.play.moment import film_of
 from iris_cli.play.server import Door, Game, serve
 from iris_cli.play.session import DREAM, REAL, WORLDS, Session, Start
-from iris_cli.play.worlds import can_dream
 from iris_cli.render import media_writer, write_media
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
@@ -176,19 +175,14 @@ def _world(run: Run | None, wanted: str) -> str:
     """Which world to begin in.
 
     Raises:
-        ConfigError: if a dream is wanted, and there is no world model or it cannot be shown.
+        ConfigError: if a dream is wanted, and there is no world model.
         RunError: if its tokenizer was never trained.
     """
-    able = run is not None and can_dream(run.agent)
     if wanted == "auto":
-        return DREAM if run is not None and able and {"tokenizer", "dynamics"} <= set(_trained(run)) else REAL
+        return DREAM if {"tokenizer", "dynamics"} <= set(_trained(run)) else REAL
     if wanted == DREAM:
         if run is None:
             raise ConfigError("without a run there is no dream", where="--world", fix="Name one: iris play runs/NAME")
-        if not able:
-            raise ConfigError(
-                f"the dreams of {run.agent_name} cannot be shown yet", where=run.directory, fix="Use --world real."
-            )
         needs_training(run, "tokenizer")
     return wanted
 
@@ -211,8 +205,6 @@ def _dataset_of(run: Run | None) -> Dataset | None:
 def _say_what_is_missing(run: Run | None) -> None:
     if run is None:
         return
-    if not can_dream(run.agent):
-        console.warn(f"the dreams of {run.agent_name} cannot be shown yet: this is the real game with its agent.")
     for component, effect in (("dynamics", "a dream is noise"), ("actor_critic", "the agent acts at random")):
         if not run.is_trained(component):
             stage = f"train-{component.replace('_', '-')}"

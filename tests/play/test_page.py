@@ -28,9 +28,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def site(runs: dict[str, Run], tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """`iris play` of a tiny run of real Pong: its address, and the run."""
-    run = shutil.copytree(runs["iris"].directory, tmp_path / "runs" / "pong")
+def site(request: pytest.FixtureRequest, runs: dict[str, Run], tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """`iris play` of a tiny run of real Pong, of IRIS if not said otherwise: its address, and the run."""
+    run = shutil.copytree(runs[getattr(request, "param", "iris")].directory, tmp_path / "runs" / "pong")
     command = [sys.executable, "-m", "iris_cli", "play", str(run), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as served:
@@ -186,6 +186,22 @@ def test_a_lost_connection_is_said_and_a_reload_begins_anew(site: tuple[str, Pat
     browser.until("document.getElementById('errors').textContent.includes('connection is closed')")
     browser.driver.refresh()
     browser.until("play.moment && play.moment.step === 0")
+
+
+@pytest.mark.parametrize("site", ["twm"], indirect=True)
+def test_the_page_shows_a_dream_of_twm_and_its_latent(site: tuple[str, Path], browser: Browser) -> None:
+    browser.driver.get(site[0])
+    browser.until("play.moment && play.moment.step === 0")
+    before = browser.picture("dream")
+    for step in (1, 2, 3):
+        browser.js("send('step')")
+        browser.until(f"play.moment.step === {step}")
+
+    assert browser.js("play.state.world") == "dream"
+    assert browser.picture("dream") != before
+    assert browser.js("document.querySelectorAll('#grid div').length") == 4  # categoricals of the tiny latents
+    assert browser.js("document.getElementById('tokens-of').textContent") == "of the dream latent"
+    assert said_wrong(browser) == []
 
 
 def walk(browser: Browser, code: str) -> list[str]:

@@ -6,7 +6,9 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import torch
 
+from iris_cli.agents.twm.thoughts import views_along
 from iris_cli.errors import PlayError
 from iris_cli.play import session as rules
 from iris_cli.play.moment import Moment, film_of
@@ -16,7 +18,7 @@ from iris_cli.replay.dataset import Dataset
 
 NewSession = Callable[..., Session]
 KEYS = [["ArrowUp"], ["ArrowUp"], [], ["ArrowDown", "Space"], ["ArrowDown"]] * 3
-AGENTS = ["iris", pytest.param("delta-iris", marks=pytest.mark.pipeline)]  # seconds longer
+AGENTS = ["iris", "twm-thinking", *(pytest.param(agent, marks=pytest.mark.pipeline) for agent in ("delta-iris", "twm"))]
 
 
 def shown(moment: Moment) -> tuple[object, ...]:
@@ -174,7 +176,6 @@ def test_a_stored_episode_that_runs_out_says_so(new_session: NewSession, stored:
         ("iris", {"world": "dream", "episode": 7}, "no episode 7: 1 are stored"),
         ("iris", {"world": "dream", "episode": 0, "at": 10_000}, "no step 10000: it has 150"),
         (None, {"world": "dream"}, "no world model here"),
-        ("twm", {"world": "dream"}, "dreams of this agent cannot be shown yet"),
     ],
 )
 def test_a_start_that_cannot_be_leaves_all_as_it_was(
@@ -318,16 +319,43 @@ def test_a_recording_is_a_film_without_what_was_left(new_session: NewSession, tm
     assert film.shape[2] > 3 * film.shape[1] * 0.6  # three columns beside each other
 
 
-@pytest.mark.pipeline
-def test_an_agent_without_dreams_plays_the_real_game(new_session: NewSession) -> None:
+def test_grey_stacks_are_shown_by_their_newest_frame(new_session: NewSession) -> None:
     session = new_session("twm")
-    session.start(Start(seed=1))
-    session.hand_to("agent")
-    moments = [session.advance() for _ in range(12)]
+    real = session.start(Start(seed=1))
+    dreamt = session.start(Start(world="dream", seed=1))
+    session.advance()
+    stored = session.start(Start(world="dream", episode=0, at=20))
 
-    assert list(moments[-1].panels) == ["real"]
-    assert moments[-1].panels["real"].picture.shape == (64, 64, 3)
-    assert moments[-1].tokens is None
-    first = [shown(moment) for moment in moments]
-    session.rewind(5)
-    assert [shown(session.advance()) for _ in range(7)] == first[5:]
+    for moment, leading in ((real, "real"), (dreamt, "dream"), (stored, "dream")):
+        assert {panel.picture.shape for panel in moment.panels.values()} == {(64, 64, 3)}
+        assert leading in moment.panels
+        assert "reconstruction" in moment.panels
+        assert len(moment.tokens) == 4  # categoricals of the tiny latents
+    assert "stored" in stored.panels
+    assert session.tokens_of == "latent"
+
+
+def test_a_policy_that_sees_thoughts_has_those_of_the_moments_before(new_session: NewSession) -> None:
+    session = new_session("twm-thinking")
+    session.start(Start(seed=1))
+    last = [session.advance(["ArrowUp"]) for _ in range(3)][-1]
+    session.rewind(1)
+    branch = [session.advance(["ArrowDown"]) for _ in range(3)][-1]
+
+    for moment in (last, branch):
+        expected = moment.look.value
+        assert values_along(session, moment)[-1] == pytest.approx(expected, abs=1e-5)
+        assert values_along(session, moment, told=1.0)[-1] != pytest.approx(expected, abs=1e-5)
+
+
+@torch.no_grad()
+def values_along(session: Session, moment: Moment, told: float = 0.0) -> list[float]:
+    """What the policy expects at each moment of a game, computed from all of it at once; `told` adds to each reward."""
+    moments = [moment]
+    while moments[0].before is not None:
+        moments.insert(0, moments[0].before)
+    stacks = torch.from_numpy(np.stack([each.observation for each in moments])).permute(0, 3, 1, 2)
+    actions = torch.tensor([each.action for each in moments[1:]] + [0])
+    rewards = torch.tensor([each.panels["real"].reward + told for each in moments[1:]] + [0.0])
+    agent = session._agent
+    return agent.actor_critic(views_along(agent.dynamics, agent.see(stacks), actions, rewards)).values.tolist()

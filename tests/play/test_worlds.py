@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from iris_cli.play.worlds import DreamWorld, can_dream, picture_of
+from iris_cli.play.worlds import DreamWorld, picture_of
 from iris_cli.run import Run
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
-AGENTS = ["iris", pytest.param("delta-iris", marks=pytest.mark.pipeline)]  # seconds longer
+STACKS = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 4), np.uint8)  # as TWM sees
+AGENTS = ["iris", "twm", pytest.param("delta-iris", marks=pytest.mark.pipeline)]  # seconds longer
 ACTIONS = [3, 1, 5, 0, 2] * 3  # longer than the tiny networks' positions: the dream forgets and reads anew on the way
 
 
 def dream(run: Run, seed: int = 0) -> DreamWorld:
-    return DreamWorld(run.agent, FRAMES, [1, 2, 3], seed=seed)
+    frames = STACKS if run.agent_name == "twm" else FRAMES
+    return DreamWorld(run.agent, frames, [1, 2, 3], [0.0, 1.0, 0.0], seed=seed)
 
 
 def dreamt(world: DreamWorld, actions: list[int]) -> list[Any]:
@@ -53,7 +55,7 @@ def test_asking_what_is_expected_changes_nothing(runs: dict[str, Run], agent: st
     assert with_it == without
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", [agent for agent in AGENTS if agent != "twm"])
 def test_what_is_expected_is_what_is_then_drawn_from(
     runs: dict[str, Run], agent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,8 +76,22 @@ def test_what_is_expected_is_what_is_then_drawn_from(
             assert expected.reward == pytest.approx(expected.signs[2] - expected.signs[0], abs=1e-6)
 
 
-def test_who_can_be_dreamt_with(runs: dict[str, Run]) -> None:
-    assert [can_dream(runs[agent].agent) for agent in ("iris", "delta-iris", "twm")] == [True, True, False]
+def test_what_twm_expects_is_what_it_is_paid(runs: dict[str, Run]) -> None:
+    steps = [dream(runs["twm"]).step(action) for action in ACTIONS]
+
+    for step in steps:
+        assert step.reward == round(step.expected.reward, 2)
+        assert 0 <= step.expected.end <= 1
+        assert step.expected.signs is None
+        assert not step.end
+    assert len({step.expected.reward for step in steps}) > 1
+
+
+def test_twm_begins_with_what_was_earned_before(runs: dict[str, Run]) -> None:
+    agent = runs["twm"].agent
+    poor, rich = (DreamWorld(agent, STACKS, [1, 2, 3], [0.0, reward, 0.0], seed=0) for reward in (0.0, 5.0))
+
+    assert poor.step(2).expected != rich.step(2).expected
 
 
 def test_people_see_the_newest_of_grey_frames() -> None:

@@ -125,13 +125,24 @@ def test_wrong_settings_are_refused(wrong: dict) -> None:
         Play(**wrong)
 
 
-def test_dreams_that_cannot_be_are_one_line(run: Run, new_run: NewRun, pong_for: Callable, tmp_path: Path) -> None:
+def test_a_script_is_played_in_a_dream_of_twm(
+    new_run: NewRun, pong_for: Callable, script: Path, tmp_path: Path
+) -> None:
+    run = new_run(pong_for("twm"), name="twm", agent="twm")
+    run.updates = dict.fromkeys(run.updates, 1)
+    figures = [played(run, script, tmp_path / f"{name}.gif") for name in "ab"]
+
+    film = imageio.imread(tmp_path / "a.gif", index=None)
+    assert [(each["world"], each["steps"]) for each in figures] == [("dream", 9)] * 2
+    assert len(film) == 10
+    assert film.shape[2] > 3 * 192  # real, reconstruction and dream
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+
+
+def test_dreams_that_cannot_be_are_one_line(run: Run) -> None:
     wanted = Play(world="dream")
     with pytest.raises(ConfigError, match="without a run there is no dream"):
         play(None, run.environment, wanted)
-    twm = new_run(pong_for("twm"), name="twm", agent="twm")
-    with pytest.raises(ConfigError, match="the dreams of twm cannot be shown yet"):
-        play(twm, twm.environment, wanted)
     run.updates["tokenizer"] = 0
     with pytest.raises(RunError, match="tokenizer has not been trained yet"):
         play(run, run.environment, wanted)

@@ -40,7 +40,7 @@ class Agent(nn.Module):
     """
 
     frames_have_tokens = False  # a token stands for a transition
-    dreams_can_be_saved = True  # and taken back there, as playing in them needs
+    tokens_of = "transition"  # what people are told that tokens stand for
     counts_first_round = False  # as published: draws in a pipeline's first round leave all episodes alike
     exploration: None = None  # a bonus for novelty is a variant of IRIS
 
@@ -83,6 +83,10 @@ class Agent(nn.Module):
     def picture(self, views: Tensor) -> Tensor:
         """Views of a dream (N, 3, 64, 64) in [0, 1] for people: they are pictures."""
         return views
+
+    def tokens_shown(self, frames: Tensor) -> Tensor | None:
+        """For people: tokens of frames, and there are none."""
+        return None
 
     def with_tokens(self, segments: Segments) -> Segments:
         """The segments with the tokens (B, T, 4) of each transition; those of the last step, which has none, are 0.

@@ -40,7 +40,7 @@ class Agent(nn.Module):
     """
 
     frames_have_tokens = True  # of their own, so that a dataset's tokens can be stored
-    dreams_can_be_saved = True  # and taken back there, as playing in them needs
+    tokens_of = "frame"  # what people are told that tokens stand for
     counts_first_round = True  # whether draws in a pipeline's first round make an episode or step less likely later
 
     def __init__(self, config: IrisConfig, num_actions: int) -> None:
@@ -94,6 +94,10 @@ class Agent(nn.Module):
     def picture(self, views: Tensor) -> Tensor:
         """Views of a dream (N, 3, 64, 64) in [0, 1] for people: they are pictures."""
         return views
+
+    def tokens_shown(self, frames: Tensor) -> Tensor | None:
+        """For people: tokens (N, 16) of frames (N, 3, 64, 64) uint8."""
+        return self.tokenizer.glance(frames)
 
     def attended(self, tokens: Tensor, actions: Tensor) -> Tensor:
         """Where the dynamics looks when it has read a segment and is to say what comes next.

@@ -46,7 +46,7 @@ class Agent(nn.Module):
     """
 
     frames_have_tokens = False  # latents are drawn anew each time
-    dreams_can_be_saved = False  # and taken back there, as playing in them needs
+    tokens_of = "latent"  # what people are told that tokens stand for
     counts_first_round = True  # whether draws in a pipeline's first round make an episode or step less likely later
     exploration: None = None  # a bonus for novelty is a variant of IRIS
 
@@ -91,6 +91,10 @@ class Agent(nn.Module):
     def reconstruct(self, stacks: Tensor, actions: Tensor) -> Tensor:
         """What the tokenizer makes of stacks (N, 4, 64, 64) uint8, as a picture; the actions between play no role."""
         return self.picture(most_probable(self.tokenizer.encode(stacks)))
+
+    def tokens_shown(self, stacks: Tensor) -> Tensor | None:
+        """For people: the most probable class (N, K) int64 of each categorical of stacks (N, 4, 64, 64) uint8."""
+        return self.tokenizer.encode(stacks).argmax(-1)
 
     def begin_dream(
         self,

@@ -62,6 +62,15 @@ class Past:
     def __init__(self, cache: KVCache, episodes: Tensor) -> None:
         self.cache, self.episodes = cache, episodes
 
+    def save(self) -> tuple[Tensor, Tensor]:
+        """A copy of what was read, for `restore`."""
+        return self.cache.save(), self.episodes[:, : self.cache.length].clone()
+
+    def restore(self, saved: tuple[Tensor, Tensor]) -> None:
+        """Hold just what `save` of this past gave."""
+        self.cache.restore(saved[0])
+        self.episodes[:, : self.cache.length] = saved[1]
+
 
 class Dynamics(nn.Module):
     """Predicts latents, rewards and discounts.
@@ -164,6 +173,14 @@ class Dynamics(nn.Module):
         visible = visible & (past.episodes[:, start:stop, None] == past.episodes[:, None, :stop])
         hidden = self.transformer(tokens, visible, cache)
         return hidden[:, self.config.tokens_per_step - 1 - skipped :: self.config.tokens_per_step]
+
+    def glance(self, past: Past, latents: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor) -> Tensor:
+        """What would be thought after further steps: as `extend`, but they do not count as read."""
+        empty = past.cache.length == 0
+        thoughts = self.extend(past, latents, actions, rewards, ends)
+        read = self.config.tokens_per_step * latents.shape[1] - (self._skipped if empty else 0)
+        past.cache.length -= read  # what is read next is written over them
+        return thoughts
 
     def predict(self, hidden: Tensor) -> DynamicsOutput:
         """What the heads make of hidden (B, T, E)."""

@@ -6,6 +6,7 @@ One step is one pass, and it does not wait for the device.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,10 +15,23 @@ from torch import Tensor
 
 from iris_cli.agents.twm.dynamics import Dynamics
 from iris_cli.errors import ShapeError
-from iris_cli.learn.world import Outcome
+from iris_cli.learn.world import Forecast, Outcome
 from iris_cli.nn.categorical import draw_one_hot, most_probable
 
 Draw = Callable[[Tensor], Tensor]  # logits (B, K, C) -> latents (B, K * C)
+
+
+@dataclass(frozen=True)
+class SavedDream:
+    """Where a dream was; `TwmDream.restore` takes it back there."""
+
+    past: tuple[Tensor, Tensor]
+    latents: Tensor
+    hidden: Tensor | None
+    reward: Tensor
+    end: Tensor
+    chance: Tensor
+    restarts: Tensor
 
 
 class TwmDream:
@@ -86,6 +100,11 @@ class TwmDream:
             return F.pad(self.latents, (0, self._dynamics.config.width))
         return torch.cat([self.latents, self.hidden * ~self._end], 1)
 
+    @property
+    def tokens(self) -> Tensor:
+        """(B, K) int64, the class of each categorical of the present latents."""
+        return self.latents.unflatten(1, self._dynamics.latent_shape).argmax(-1)
+
     @torch.no_grad()
     def step(self, actions: Tensor, *, next_view: bool = True) -> Outcome:
         """Imagine what actions (B,) int64 lead to.
@@ -109,6 +128,30 @@ class TwmDream:
             self._chance, self._end = torch.where(ends, 1.0, chance), ends[:, None]
         self.latents = latents
         return Outcome(rewards, ends, self.view, discounts)
+
+    @torch.no_grad()
+    def foretell(self, actions: Tensor) -> Forecast:
+        """What is expected of actions (B,) int64; the dream stays as it is, and a `step` under them does as without.
+
+        The chance of an end is what the expected discount lacks of gamma, as a share.
+        """
+        now = self.latents[:, None], actions[:, None], self._reward, self._end
+        predicted = self._dynamics.predict(self._dynamics.glance(self.past, *now))
+        goes_on = predicted.logits_discounts[:, 0].sigmoid() / self._dynamics.config.gamma
+        return Forecast(predicted.rewards[:, 0], (1 - goes_on).clamp(0, 1), None)
+
+    def save(self) -> SavedDream:
+        """All that `restore` needs, but for the generator's state, which whoever handed it in has to keep."""
+        return SavedDream(
+            self.past.save(), self.latents, self.hidden, self._reward, self._end, self._chance, self._restarts
+        )
+
+    def restore(self, saved: SavedDream) -> None:
+        """Go back to where this dream was saved; the same actions and draws then lead to the same views."""
+        self.past.restore(saved.past)
+        self.latents, self.hidden = saved.latents, saved.hidden
+        self._reward, self._end = saved.reward, saved.end
+        self._chance, self._restarts = saved.chance, saved.restarts
 
 
 def _check(latents: Tensor, actions: Tensor, rewards: Tensor, ends: Tensor) -> None:

@@ -189,9 +189,9 @@ function drawModel(moment) {
 function drawTokens(moment) {
   $("tokens").hidden = !moment.tokens;
   if (!moment.tokens) return;
-  const side = Math.round(Math.sqrt(moment.tokens.length)), grid = $("grid");
-  $("tokens-of").textContent = moment.tokens.length === 16 ? `of the ${moment.world} frame` : "of the last transition";
-  grid.style.gridTemplateColumns = `repeat(${side}, 1fr)`;
+  const side = Math.sqrt(moment.tokens.length), tokensOf = play.hello.tokens_of, grid = $("grid");
+  $("tokens-of").textContent = tokensOf === "transition" ? "of the last transition" : `of the ${moment.world} ${tokensOf}`;
+  grid.style.gridTemplateColumns = `repeat(${Number.isInteger(side) ? side : 8}, 1fr)`;
   if (grid.children.length !== moment.tokens.length) grid.replaceChildren(...moment.tokens.map(() => document.createElement("div")));
   moment.tokens.forEach((code, i) => {
     const cell = grid.children[i];

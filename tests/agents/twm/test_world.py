@@ -137,6 +137,42 @@ def test_the_generator_determines_the_dream(dynamics: Dynamics, start: tuple[Ten
     assert not torch.equal(views[0], views[2])
 
 
+def test_a_dream_goes_back_exactly_restarts_and_all(dynamics: Dynamics, start: tuple[Tensor, ...]) -> None:
+    draws = torch.Generator().manual_seed(5)
+    dream = TwmDream(dynamics, *start, fresh=torch.eye(20), generator=draws)
+    actions = torch.randint(6, (4, 24), generator=torch.Generator().manual_seed(1))  # more than its memory holds
+
+    def dreamt(steps: range) -> list[Tensor]:
+        outcomes = []
+        for t in steps:
+            expected, outcome = dream.foretell(actions[:, t]), dream.step(actions[:, t])
+            assert torch.equal(expected.rewards, outcome.rewards)
+            outcomes += [outcome.rewards, outcome.ends, outcome.view, outcome.discounts, dream.tokens]
+        return outcomes
+
+    dreamt(range(8))
+    saved, state = dream.save(), draws.get_state()
+    first = dreamt(range(8, 24))
+    dream.restore(saved)
+    draws.set_state(state)
+
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(dreamt(range(8, 24)), first, strict=True))
+    assert any(ends.any() for ends in first[1::5])
+
+
+def test_what_is_foretold_leaves_no_trace(dynamics: Dynamics, start: tuple[Tensor, ...]) -> None:
+    latents, actions, rewards, ends = start
+    for kept in (1, 2):  # without and with a step before
+        given = latents[:, :kept], actions[:, : kept - 1], rewards[:, : kept - 1], ends[:, : kept - 1]
+        asked, silent = (TwmDream(dynamics, *given, greedy=True) for _ in range(2))
+        for t in range(12):
+            choice = torch.tensor([t % 6, 0, 5, 2])
+            asked.foretell(5 - choice)
+            ours, theirs = asked.step(choice), silent.step(choice)
+            assert torch.equal(ours.rewards, theirs.rewards)
+            assert torch.equal(ours.view, theirs.view)
+
+
 def test_a_last_step_without_view_draws_nothing(dynamics: Dynamics, start: tuple[Tensor, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
