@@ -1,15 +1,18 @@
-"""Dreams as CUDA graphs. Skipped without a GPU; what a CPU can tell is in agents/iris/test_workspace.py."""
+"""Dreams as CUDA graphs. Skipped without a GPU; what a CPU can tell is in agents/*/test_workspace.py."""
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from iris_cli.agents import build, presets_for
 from iris_cli.learn.imagination import imagine
 from iris_cli.replay.segments import Segments
+from iris_cli.replay.windows import Windows
 
 pytestmark = [
     pytest.mark.cuda,
@@ -17,7 +20,7 @@ pytestmark = [
 ]
 
 BATCH, STEPS = 8, 12  # twice past the positions of the tiny network
-AGENTS = ("iris", "delta-iris")
+AGENTS = ("iris", "delta-iris", "twm")
 
 
 class Dreamer:
@@ -28,22 +31,45 @@ class Dreamer:
         config = presets_for(name)["tiny"]
         self.agent = build(name, config, 4).cuda().eval()
         draws = torch.Generator(device="cuda").manual_seed(1)
-        shape = (BATCH, config.actor_critic.burn_in + 1)
+        shape = (BATCH, max(config.actor_critic.burn_in + 1, 2))
 
         def drawn(high: int, *more: int) -> Tensor:
             return torch.randint(high, (*shape, *more), device="cuda", generator=draws)
 
         real = torch.ones(shape, dtype=torch.bool, device="cuda")
-        frames = drawn(256, 3, 64, 64).to(torch.uint8)
-        self.segments = Segments(frames, drawn(4), torch.zeros(shape, device="cuda"), ~real, real, drawn(32, 16))
+        if name == "twm":
+            nothing = torch.zeros(shape, device="cuda")
+            windows = Windows(None, drawn(4), nothing, nothing.bool(), nothing.bool())
+            latents, fresh = (
+                F.one_hot(torch.randint(high, (*some, kinds), device="cuda", generator=draws), high).float().flatten(-2)
+                for kinds, high in [self.agent.dynamics.latent_shape]
+                for some in (shape, (5,))
+            )
+            self._start: tuple[Any, ...] = (windows, latents, fresh)
+        else:
+            frames = drawn(256, 3, 64, 64).to(torch.uint8)
+            self._start = (Segments(frames, drawn(4), torch.zeros(shape, device="cuda"), ~real, real, drawn(32, 16)),)
         self.policy = getattr(self.agent.actor_critic, "model", self.agent.actor_critic)
+
+    def begin(self, generator: torch.Generator) -> tuple[Any, Any]:
+        """The policy's memory and a dream."""
+        return self.agent.actor_critic_start(*self._start, generator)
+
+    @torch.no_grad()
+    def end_everything(self) -> None:
+        """From now on every imagined step ends its episode."""
+        dynamics = self.agent.dynamics
+        if "out_heads" in dict(dynamics.named_children()):
+            dynamics.out_heads["g"][-1].bias -= 100.0
+        else:
+            dynamics.head_ends[2].bias[1] += 100.0
 
     def dream(self, seed: int | torch.Generator, *, eager: bool = False) -> list[Tensor]:
         """What is imagined, and the gradient that a policy gets from it."""
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator("cuda").manual_seed(seed)
         if eager:
             self.agent._workspace = None
-        memory, dream = self.agent.actor_critic_start(self.segments, generator)
+        memory, dream = self.begin(generator)
         if eager:
             dream._work._graphs.captures = False
         rollout = imagine(dream, self.policy, memory, STEPS, generator, keep_views=True)
@@ -98,7 +124,7 @@ def test_nothing_in_the_loop_waits_for_the_device(dreamer: Dreamer) -> None:
     for seed in range(3):
         dreamer.dream(seed)
     generator = torch.Generator("cuda").manual_seed(7)
-    memory, dream = dreamer.agent.actor_critic_start(dreamer.segments, generator)
+    memory, dream = dreamer.begin(generator)
 
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -124,26 +150,24 @@ def test_weights_that_learn_in_place_are_seen_by_the_next_replay(dreamer: Dreame
     for seed in range(3):
         dreamer.dream(seed)
     work = dreamer.agent._workspace
-    with torch.no_grad():
-        dreamer.agent.dynamics.head_ends[2].bias[1] += 100.0
+    dreamer.end_everything()
 
     assert dreamer.dream(5)[2].all()
     assert dreamer.agent._workspace is work
 
 
-@torch.no_grad()
 def test_networks_that_moved_are_read_where_they_are_now(dreamer: Dreamer) -> None:
     for seed in range(3):
         dreamer.dream(seed)
 
     dreamer.agent.configure(dreamer.agent.config)
     dreamer.agent.cpu()
-    dreamer.agent.dynamics.head_ends[2].bias[1] += 100.0
+    dreamer.end_everything()
     dreamer.agent.cuda().eval()
 
     for _ in range(3):
         generator = torch.Generator("cuda").manual_seed(4)
-        _, dream = dreamer.agent.actor_critic_start(dreamer.segments, generator)
+        _, dream = dreamer.begin(generator)
         for _ in range(STEPS):
             assert dream.step(torch.zeros(BATCH, dtype=torch.int64, device="cuda")).ends.all()
         del dream  # it would keep its workspace

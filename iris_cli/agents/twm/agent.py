@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from iris_cli.agents.twm.learning import dynamics_loss, encoded, learned_rewards
 from iris_cli.agents.twm.schedule import planned_updates, stack_pass, start_pass
 from iris_cli.agents.twm.thoughts import Thoughts
 from iris_cli.agents.twm.tokenizer import Tokenizer
-from iris_cli.agents.twm.world import TwmDream
+from iris_cli.agents.twm.world import TwmDream, Workspace
 from iris_cli.errors import ShapeError
 from iris_cli.learn.actor_critic import Rollout
 from iris_cli.learn.attention import Attention
@@ -62,6 +63,11 @@ class Agent(nn.Module):
             config.actor_critic, latent_width=self.tokenizer.latent_width, hidden_width=config.dynamics.width,
             num_actions=num_actions,
         )  # fmt: skip
+        self._workspace: Workspace | None = None  # of the dreams that the policy learns in
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the agent dreams in a workspace of its own."""
+        return {**super().__getstate__(), "_workspace": None}
 
     def configure(self, config: TwmConfig) -> None:
         """Adopt settings of how the components learn; the networks and their weights stay as they are.
@@ -74,6 +80,7 @@ class Agent(nn.Module):
         fresh.load_state_dict(self.state_dict())
         self.config = config
         self.tokenizer, self.dynamics, self.actor_critic = fresh.tokenizer, fresh.dynamics, fresh.actor_critic
+        self._workspace = None
 
     def see(self, stacks: Tensor) -> Tensor:
         """What the policy looks at when it acts: stacks (N, 4, 64, 64) uint8 -> most probable latents (N, Z)."""
@@ -153,10 +160,19 @@ class Agent(nn.Module):
             values[:, :-1].flatten()[chosen, None] for values in (windows.actions, windows.rewards, windows.ends)
         )
         return (), TwmDream(
-            self.dynamics, pairs[chosen], actions, rewards, ends, fresh=fresh,
-            restart_below=self.config.actor_critic.restart_below, generator=generator,
-            shows_hidden=self.config.actor_critic.reads_hidden,
+            self.dynamics, pairs[chosen], actions, rewards, ends, fresh=fresh, generator=generator,
+            shows_hidden=self.config.actor_critic.reads_hidden, workspace=self._workspace_of(count, len(fresh)),
         )  # fmt: skip
+
+    def _workspace_of(self, batch: int, fresh: int) -> Workspace:
+        """The one of the dreams before where it fits and is free, else a new one."""
+        if self._workspace is None or not self._workspace.serves(self.dynamics, batch, fresh):
+            self._workspace = None  # its memory goes first
+            config = self.config.actor_critic
+            self._workspace = Workspace(
+                self.dynamics, batch, fresh=fresh, restart_below=config.restart_below, capture=config.cuda_graphs
+            )
+        return self._workspace
 
     def planned_updates(self, stage: str, steps: int) -> int:
         """How many updates of a stage the settings' budget has for a dataset of so many steps."""

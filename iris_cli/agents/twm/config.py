@@ -120,7 +120,8 @@ class ActorCriticConfig:
     """The policy and value on latents, and how they learn in imagination."""
 
     MUTABLE: ClassVar[frozenset[str]] = _OPTIMIZER | {
-        "horizon", "lam", "entropy_weight", "entropy_threshold", "restart_below", "critic_learning_rate"
+        "horizon", "lam", "entropy_weight", "entropy_threshold", "restart_below", "critic_learning_rate",
+        "cuda_graphs",
     }  # fmt: skip
 
     actor_widths: tuple[int, ...] = (512, 512, 512, 512)
@@ -141,6 +142,7 @@ class ActorCriticConfig:
     adam_epsilon: float = 1e-5
     l2_penalty: float = 1e-6  # Adam's coupled weight decay, on every parameter
     clip_norm: float = 1.0  # of the actor's gradient and of the critic's, each for itself
+    cuda_graphs: bool = True  # on a GPU, capture the steps of its dreams and replay them; the same draws, far sooner
 
     def __post_init__(self) -> None:
         positive("actor_critic", self, ("horizon", "batch_size", "learning_rate", "critic_learning_rate"))

@@ -110,7 +110,8 @@ def test_a_dream_may_begin_without_or_with_a_longer_context(dynamics: Dynamics, 
     latents, actions, rewards, ends = start
     begun = TwmDream(dynamics, latents[:, :1], actions[:, :0], rewards[:, :0], ends[:, :0], greedy=True)
     begun.step(actions[:, 0])
-    begun._reward, begun._end, begun.latents = rewards, ends, latents[:, 1]  # as if it had dreamed what was real
+    for tensor, real in zip(begun._work.state(), (latents[:, 1], begun.hidden, rewards, ends), strict=False):
+        tensor.copy_(real)  # as if it had dreamed what was real
     given = TwmDream(dynamics, *start, greedy=True)
     torch.testing.assert_close(begun.hidden, given.hidden, **CLOSE)
 
@@ -225,8 +226,8 @@ def test_a_policy_s_dreams_begin_at_distinct_steps_of_the_windows(tiny: Agent, w
     first = dream.view[:, 0].long() - 1  # the step before the one it begins at
     assert memory == ()
     assert sorted(first.tolist()) == [6 * 0 + i for i in range(30) if i % 5 != 4]
-    assert torch.equal(dream._reward[:, 0], windows.rewards.flatten()[first])
-    assert torch.equal(dream._end[:, 0], windows.ends.flatten()[first])
+    assert torch.equal(dream._work.reward[:, 0], windows.rewards.flatten()[first])
+    assert torch.equal(dream._work.end[:, 0], windows.ends.flatten()[first])
 
 
 def test_a_policy_learns_from_its_dreams_and_nothing_else_does(tiny: Agent, windows: Windows) -> None:
