@@ -5,6 +5,7 @@
     ├── EnvironmentError_  a game or Gymnasium id                 (named so as not to hide the builtin)
     ├── DatasetError       a dataset on disk
     ├── RunError           a run directory or its checkpoints
+    ├── StoreError         an object store that refuses or does not answer
     ├── CheckpointError    a file of weights from elsewhere
     ├── TrainingError      numbers that went wrong while learning
     ├── PlayError          what a person at the page asked for and cannot have
@@ -13,7 +14,9 @@
 `cli.py` turns them into one line and exit code 1, and the page of `iris play` shows them; nothing else catches them.
 """
 
-from pathlib import Path
+from pathlib import PurePath
+
+from iris_cli.aliases import named
 
 
 class IrisError(Exception):
@@ -25,14 +28,14 @@ class IrisError(Exception):
         fix: one sentence that says what to do.
     """
 
-    def __init__(self, what: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
+    def __init__(self, what: str, *, where: str | PurePath | None = None, fix: str | None = None) -> None:
         self.what, self.where, self.fix = what, where, fix
         sentence = what.rstrip(".") + "."
         if where is not None:
             sentence += f" In {where}."
         if fix is not None:
             sentence += f" {fix}"
-        super().__init__(sentence)
+        super().__init__(named(sentence))
 
 
 class ConfigError(IrisError):
@@ -49,6 +52,10 @@ class DatasetError(IrisError):
 
 class RunError(IrisError):
     """A run directory is missing, damaged or lacks an earlier stage."""
+
+
+class StoreError(IrisError):
+    """An object store refuses, or does not answer."""
 
 
 class CheckpointError(IrisError):

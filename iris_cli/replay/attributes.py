@@ -8,10 +8,10 @@ import importlib.metadata
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.object_store import Location
 from iris_cli.version import VERSION
 
 FORMAT = "iris-dataset"
@@ -61,7 +61,7 @@ def new_attributes(
     )
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
+def read_attributes(path: Location) -> dict[str, Any]:
     """The attributes of a dataset of ours, checked.
 
     Raises:
@@ -109,7 +109,7 @@ def plain(values: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def check_same(theirs: dict[str, Any], ours: dict[str, Any], *, where: Path) -> None:
+def check_same(theirs: dict[str, Any], ours: dict[str, Any], *, where: Location) -> None:
     """Refuse another environment than that of a dataset, or the same one with other settings.
 
     Raises:
@@ -132,7 +132,7 @@ def with_writer(writers: list[dict[str, Any]], who: str, start: int) -> list[dic
     return writers if writers and writers[-1]["who"] == who else [*writers, {"start": start, "who": who}]
 
 
-def check_dropping(attributes: dict[str, Any], steps: int, who: str, *, where: Path) -> None:
+def check_dropping(attributes: dict[str, Any], steps: int, who: str, *, where: Location) -> None:
     """Refuse to drop what comes after the first `steps` steps unless `who` wrote all of it.
 
     Raises:

@@ -5,11 +5,12 @@ besides (cursors, counts) lives in the run, so that one dataset serves many runs
 """
 
 import copy
+import json
 import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,8 +18,21 @@ from typing import Any, Self
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.storage import ObjectStore
 
 from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.object_store import (
+    Location,
+    StoreURL,
+    client_of,
+    listing,
+    located,
+    lock_file,
+    look,
+    patiently,
+    put,
+    together,
+)
 from iris_cli.replay.attributes import (
     FORMAT_VERSION,
     check_dropping,
@@ -43,25 +57,36 @@ from iris_cli.replay.fields import (
 )
 from iris_cli.replay.lock import take_lock
 
+UNFINISHED = {"unfinished": "iris-dataset"}  # attributes of one that is being made in an object store
+_EVERY_CHUNK = {"array.write_empty_chunks": True}  # also one of zeros, so that a missing one is known to be lost
 # What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError)
 
 
 class Dataset:
-    """All steps of one environment on disk. Build it with `create`, `open` or `open_or_create`."""
+    """All steps of one environment, on disk or in an object store. Build it with `create`, `open`, `open_or_create`."""
 
-    def __init__(self, path: Path, attributes: dict[str, Any], lock: int | None) -> None:
+    def __init__(self, path: Location, attributes: dict[str, Any], lock: int | None) -> None:
         self.path = path
+        self._store = _store_of(path)
+        self._arrays: dict[str, zarr.Array[Any]] = {}  # of an object store, where opening one is a request
+        self._committed: str | None = None  # tag of the last commit in an object store, by us or seen when opened
         self._attributes = attributes
         self._episodes = Episodes.none()
         self._unlock = None if lock is None else weakref.finalize(self, os.close, lock)
 
     # Opening
 
+    @staticmethod
+    def exists(path: str | Location) -> bool:
+        """Whether there is a dataset, or something else that has its name."""
+        path = located(path)
+        return path.exists() and not (isinstance(path, StoreURL) and _is_unfinished(path))
+
     @classmethod
     def create(
         cls,
-        path: str | Path,
+        path: str | Location,
         *,
         environment: dict[str, Any],
         action_meanings: Sequence[str],
@@ -72,7 +97,7 @@ class Dataset:
         """Make an empty dataset, open for writing. It appears whole or not at all.
 
         Args:
-            path: where; must not exist, missing parents are made.
+            path: where, a path or s3://bucket/name; must not exist, missing parents are made.
             environment: JSON-safe mapping that says everything about the environment; compared at later appends.
             action_meanings: one name per action.
             achievements: one name for each that an episode may unlock, in games that have such.
@@ -82,19 +107,22 @@ class Dataset:
         Raises:
             DatasetError: if something is there already, or it cannot be written.
         """
-        path = Path(path)
+        path = located(path)
         content = new_attributes(
             environment, action_meanings, achievements, attributes or {}, keeps_finals=keeps_finals
         )
+        fields = {**step_fields(frame_shape(environment), len(achievements)), **EPISODE_FIELDS}
+        if keeps_finals:
+            fields[FINALS] = finals_field(frame_shape(environment))
+        if isinstance(path, StoreURL):
+            return cls._create_in_store(path, content, fields)
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             if path.exists():
                 raise FileExistsError("something is there already")
             path.parent.mkdir(parents=True, exist_ok=True)
             group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
-            fields = step_fields(frame_shape(environment), len(achievements))
-            finals = {FINALS: finals_field(frame_shape(environment))} if keeps_finals else {}
-            for name, field in {**fields, **EPISODE_FIELDS, **finals}.items():
+            for name, field in fields.items():
                 _create_array(group, name, field)
             dataset = cls(path, content, _lock(unfinished))
             unfinished.rename(path)
@@ -104,35 +132,52 @@ class Dataset:
         return dataset
 
     @classmethod
-    def open(cls, path: str | Path, *, writable: bool = False) -> Self:
+    def _create_in_store(cls, path: StoreURL, content: dict[str, Any], fields: Mapping[str, Field]) -> Self:
+        """Nothing can be renamed there, so until the last request the group says that it is unfinished."""
+        dataset = cls(path, content, _lock(path))
+        try:
+            if path.exists() and not _is_unfinished(path):
+                raise DatasetError("the dataset cannot be created: something is there already", where=path)
+            patiently(lambda: _create_group(dataset._store, UNFINISHED, fields), path)
+            dataset._committed = _tag_of(path)
+            dataset._put_attributes(content)
+        except BaseException:
+            dataset.close()
+            raise
+        return dataset
+
+    @classmethod
+    def open(cls, path: str | Location, *, writable: bool = False) -> Self:
         """Open a dataset at its last committed step.
 
         Raises:
             DatasetError: if there is none, it is not ours, of another format version, damaged, or (writable) someone
                 else writes to it.
         """
-        path = Path(path)
+        path = located(path)
         attributes = read_attributes(path)  # before the lock, so that nothing foreign is touched
         dataset = cls(path, attributes, _lock(path) if writable else None)
         try:
-            dataset._attributes = read_attributes(path)  # what was committed until the lock was free
+            if writable:
+                dataset._committed = _tag_of(path)
+                dataset._attributes = read_attributes(path)  # what was committed until the lock was free
             dataset._check()
-        except DatasetError:
+        except BaseException:
             dataset.close()
             raise
-        if writable:
+        if writable and isinstance(path, Path):
             for litter in path.rglob("*.partial"):  # a killed write
                 litter.unlink(missing_ok=True)
         return dataset
 
     @classmethod
-    def open_or_create(cls, path: str | Path, *, environment: dict[str, Any], action_meanings: Sequence[str]) -> Self:
+    def open_or_create(cls, path: str | Location, *, environment: dict[str, Any], action_meanings: Sequence[str]) -> Self:
         """Continue the dataset at `path`, or begin one; open for writing. Arguments and errors as above.
 
         Raises:
             DatasetError: also if it holds another environment.
         """
-        if not Path(path).exists():
+        if not cls.exists(path):
             return cls.create(path, environment=environment, action_meanings=action_meanings)
         dataset = cls.open(path, writable=True)
         try:
@@ -274,7 +319,7 @@ class Dataset:
             "actions": self.num_actions,
             "action_meanings": list(self._attributes["action_meanings"]),
             "tokens": dict(self._attributes["tokens"]),
-            "size_bytes": sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()),
+            "size_bytes": _size_of(self.path),
             "created": self._attributes["created"],
             **self._imported(),
             "format_version": FORMAT_VERSION,
@@ -335,10 +380,10 @@ class Dataset:
         self._check_unfinished(episode_ids)
         start = self.num_steps
         if steps:
-            for name, values in arrays.items():
-                self._write(name, self._step_fields[name], start, values)
-            self._write("episode_ends", EPISODE_FIELDS["episode_ends"], 0, episodes.ends)
-            self._write("episode_ids", EPISODE_FIELDS["episode_ids"], 0, episodes.ids)
+            self._check_unchanged()
+            fields, rows = self._step_fields, {"episode_ends": episodes.ends, "episode_ids": episodes.ids}
+            self._write_all([(name, fields[name], start, values) for name, values in arrays.items()])
+            self._write_all([(name, EPISODE_FIELDS[name], 0, values) for name, values in rows.items()])
         writers = self._attributes["writers"]
         counts = {"committed_steps": start + steps, "committed_episodes": len(episodes.ends)}
         if finals is not None and len(finals):
@@ -414,9 +459,10 @@ class Dataset:
         self._check_writable()
         if not fingerprint.isalnum():
             raise ShapeError(f"a fingerprint is letters and digits, not {fingerprint!r}")
+        self._check_unchanged()
         if not length:
-            shutil.rmtree(self.path / name, ignore_errors=True)  # of a killed write
-            _create_array(zarr.open_group(self.path, mode="r+", use_consolidated=False), name, field)
+            self._arrays.pop(name, None)
+            patiently(lambda: _create_array(self._group(), name, field, overwrite=True), self.path)  # of a killed write
         self._write(name, field, start, tokens)
         self._commit({"tokens": {**self._attributes["tokens"], fingerprint: start + len(tokens)}})
 
@@ -435,58 +481,85 @@ class Dataset:
 
     def _check(self) -> None:
         """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""
-        for name, field in self._step_fields.items():
-            self._check_array(name, field, self.num_steps)
-        if FINALS in self._attributes:
-            self._check_array(FINALS, finals_field(self.frame_shape), self._attributes[FINALS])
-        for fingerprint, length in self._attributes["tokens"].items():
-            self._check_array(f"tokens/{fingerprint}", None, length)
         pieces = self._attributes["committed_episodes"]
-        for name, field in EPISODE_FIELDS.items():
-            self._check_array(name, field, pieces)
-        ends, ids = (self._read(name, field, 0, pieces) for name, field in EPISODE_FIELDS.items())
+        wanted: dict[str, tuple[Field | None, int]] = {
+            **{name: (field, self.num_steps) for name, field in self._step_fields.items()},
+            **{name: (field, pieces) for name, field in EPISODE_FIELDS.items()},
+            **{f"tokens/{name}": (None, length) for name, length in self._attributes["tokens"].items()},
+        }
+        if FINALS in self._attributes:
+            wanted[FINALS] = (finals_field(self.frame_shape), self._attributes[FINALS])
+        files = _files_of(self.path)
+        self._at_once([lambda name=n, field=f: self._array(name, field) for n, (f, _) in wanted.items()])
+        for name, (field, length) in wanted.items():
+            self._check_array(name, field, length, files(name))
+        ends, ids = self._at_once(
+            [lambda name=n, field=f: self._read(name, field, 0, pieces) for n, f in EPISODE_FIELDS.items()]
+        )
         # A kill while the last piece was made longer leaves its later end.
         self._episodes = Episodes(np.minimum(ends, self.num_steps), ids)
         if not self._episodes.cover(self.num_steps):
             raise self._damaged("episode_ends or episode_ids", "do not cover the steps")
 
-    def _check_array(self, name: str, field: Field | None, length: int) -> None:
+    def _check_array(self, name: str, field: Field | None, length: int, files: set[str]) -> None:
         array = self._array(name, field)
         if array.shape[0] < length:
             raise self._damaged(name, f"has {array.shape[0]} of {length}")
-        files = set(os.listdir(self.path / name))  # zarr reads a missing chunk as zeros
+        # zarr reads a missing chunk as zeros
         suffix = ".0" * (array.ndim - 1)
         missing = [c for c in range(-(-length // array.chunks[0])) if f"c.{c}{suffix}" not in files]
         if missing:
             raise self._damaged(name, f"lacks {len(missing)} chunks, the first is {missing[0]}")
 
     def _array(self, name: str, field: Field | None) -> zarr.Array[Any]:
+        if name in self._arrays:
+            return self._arrays[name]
+        mode: Any = "r" if self._unlock is None else "r+"
         try:
-            # Every chunk is written, also one of zeros, so that a missing one is known to be lost.
-            with zarr.config.set({"array.write_empty_chunks": True}):
-                array = zarr.open_array(self.path / name, mode="r" if self._unlock is None else "r+", zarr_format=3)
+            with zarr.config.set(_EVERY_CHUNK):
+                array = patiently(
+                    lambda: zarr.open_array(self._store, path=name, mode=mode, zarr_format=3), self.path
+                )
         except _DAMAGE as error:
             raise self._damaged(name, f"cannot be opened: {error}") from None
         if field is not None and (array.dtype != field.dtype or array.shape[1:] != field.item_shape):
             raise self._damaged(name, f"has dtype {array.dtype} and shape {array.shape}")
         if field is None and (array.dtype != "uint16" or array.ndim != 2):
             raise self._damaged(name, f"has dtype {array.dtype} and shape {array.shape}")
+        if isinstance(self.path, StoreURL):
+            self._arrays[name] = array
         return array
 
     def _read(self, name: str, field: Field | None, start: int, stop: int) -> np.ndarray:
         array = self._array(name, field)
         try:
-            return np.asarray(array[start:stop])
+            return patiently(lambda: np.asarray(array[start:stop]), self.path)
         except _DAMAGE as error:
             raise self._damaged(name, f"has unreadable chunks: {error}") from None
+
+    def _at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What some calls give; those that wait for an object store wait together."""
+        if isinstance(self.path, Path):
+            return [call() for call in calls]
+        with zarr.config.set(_EVERY_CHUNK):  # once around all threads: each puts back what it found
+            return together(calls, self.path)
+
+    def _write_all(self, writes: Sequence[tuple[str, Field, int, np.ndarray]]) -> None:
+        self._check_writable()
+        self._at_once([lambda name=n, field=f: self._array(name, field) for n, f, *_ in writes])
+        self._at_once([lambda write=one: self._write(*write) for one in writes])
 
     def _write(self, name: str, field: Field, start: int, values: np.ndarray) -> None:
         """Put values at `start`, and cut what lies after them: leftovers of a killed write or a rewind."""
         self._check_writable()
         array = self._array(name, field)
-        try:
+
+        def write() -> None:
             array.resize((start + len(values), *field.item_shape))
             array[start:] = np.asarray(values, dtype=field.dtype)
+
+        try:
+            patiently(write, self.path)
         except _DAMAGE as error:
             raise DatasetError(f"the array {name} cannot be written: {error}", where=self.path) from None
 
@@ -499,14 +572,32 @@ class Dataset:
         return before + len(finals)
 
     def _commit(self, changes: dict[str, Any]) -> None:
-        """Make it count: all attributes are one file, which zarr replaces by a rename."""
+        """Make it count: all attributes are one file, which zarr replaces by a rename, or one object."""
         self._check_writable()
         attributes = self._attributes | plain(changes)
         try:
-            zarr.open_group(self.path, mode="r+", use_consolidated=False).update_attributes(attributes)
+            self._put_attributes(attributes)
         except _DAMAGE as error:
             raise DatasetError(f"the attributes cannot be written: {error}", where=self.path) from None
         self._attributes = attributes
+
+    def _put_attributes(self, attributes: dict[str, Any]) -> None:
+        if isinstance(self.path, StoreURL):  # only in place of what we know, so that of two writers one is stopped
+            content = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=2)
+            self._committed = put(self.path / "zarr.json", content.encode(), replacing=self._committed)
+        else:
+            self._group().update_attributes(attributes)
+
+    def _group(self) -> zarr.Group:
+        return zarr.open_group(self._store, mode="r+", zarr_format=3, use_consolidated=False)
+
+    def _check_unchanged(self) -> None:
+        """Refuse to write data where another machine has committed something since, whose lock is not seen here."""
+        if isinstance(self.path, StoreURL) and self._unlock is not None and _tag_of(self.path) != self._committed:
+            raise DatasetError(
+                "somebody else has written to the dataset since it was opened", where=self.path,
+                fix="Let one process at a time write to it.",
+            )  # fmt: skip
 
     def _check_writable(self) -> None:
         if self._unlock is None:
@@ -528,12 +619,53 @@ class Dataset:
         )
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Location) -> int:
     # Inside an array, where listing a group's members does not stumble over it.
-    return take_lock(path / "actions" / ".lock", what="dataset", where=path, error=DatasetError)
+    file = lock_file(path) if isinstance(path, StoreURL) else path / "actions" / ".lock"
+    return take_lock(file, what="dataset", where=path, error=DatasetError)
 
 
-def _create_array(group: zarr.Group, name: str, field: Field) -> None:
+def _store_of(path: Location) -> Any:
+    """What zarr knows the place by."""
+    return ObjectStore(client_of(path)) if isinstance(path, StoreURL) else path
+
+
+def _tag_of(path: Location) -> str | None:
+    """Of the last commit; None on disk, where locks suffice."""
+    stored = look(path / "zarr.json") if isinstance(path, StoreURL) else None
+    return None if stored is None else stored.tag
+
+
+def _is_unfinished(path: StoreURL) -> bool:
+    """Whether all that is there was left by a kill while a dataset was made."""
+    try:
+        return json.loads((path / "zarr.json").read_bytes())["attributes"] == UNFINISHED
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _files_of(path: Location) -> Callable[[str], set[str]]:
+    """From an array to the names of its files; one request for all where they are objects."""
+    if isinstance(path, Path):
+        return lambda name: set(os.listdir(path / name))
+    stored = [name.rpartition("/") for name in listing(path)]
+    return lambda name: {file for folder, _, file in stored if folder == name}
+
+
+def _size_of(path: Location) -> int:
+    """Bytes of all files or objects."""
+    if isinstance(path, StoreURL):
+        return sum(one.size for one in listing(path).values())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _create_group(store: Any, attributes: dict[str, Any], fields: Mapping[str, Field]) -> None:
+    group = zarr.create_group(store, zarr_format=3, attributes=attributes, overwrite=True)
+    for name, field in fields.items():
+        _create_array(group, name, field)
+
+
+def _create_array(group: zarr.Group, name: str, field: Field, *, overwrite: bool = False) -> None:
     group.create_array(
         name,
         shape=(0, *field.item_shape),
@@ -542,4 +674,5 @@ def _create_array(group: zarr.Group, name: str, field: Field) -> None:
         compressors=ZstdCodec(level=1, checksum=True),
         chunk_key_encoding={"name": "default", "separator": "."},  # all chunks in one folder
         fill_value=False if field.dtype == "bool" else 0,
+        overwrite=overwrite,
     )

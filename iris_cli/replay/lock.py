@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 from iris_cli.errors import IrisError
+from iris_cli.object_store import Location
 
 
-def take_lock(file: Path, *, what: str, where: Path, error: type[IrisError]) -> int:
+def take_lock(file: Path, *, what: str, where: Location, error: type[IrisError]) -> int:
     """Become the one writer of something, until the descriptor that is returned is closed or the process ends.
 
     Args:
