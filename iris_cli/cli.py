@@ -13,15 +13,33 @@ from click.shell_completion import CompletionItem, get_completion_class
 from iris_cli.version import VERSION
 
 F = TypeVar("F", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
+
+
+class File(click.Path):
+    """The path of a file or folder of this machine."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            from iris_cli.object_store import on_this_machine
+
+            return on_this_machine(value)
+        return super().convert(value, param, ctx)
 
 
 class Known(click.Path):
-    """A path that a shell completes to those that fit some patterns: runs or datasets under the current directory."""
+    """A run or dataset, by path or URL; a shell completes it to those under the current directory."""
 
     def __init__(self, *patterns: str) -> None:
         super().__init__(path_type=Path)
         self._patterns = patterns
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from iris_cli.object_store import located
+
+        return located(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         found = sorted(str(path.parent) for pattern in self._patterns for path in Path().glob(pattern))
@@ -29,6 +47,7 @@ class Known(click.Path):
         return fitting or super().shell_complete(ctx, param, incomplete)
 
 
+PATH = File()
 RUN = Known("runs/*/run.yaml")
 DATASET = Known("data/*.zarr/zarr.json")
 EITHER = Known("runs/*/run.yaml", "data/*.zarr/zarr.json")
@@ -177,7 +196,7 @@ def training_options(command: F) -> F:
 @cli.command()
 @click.option("--env", help="Pong, ms_pacman, ALE/Qbert-v5, any Gymnasium id, or module:Class.  [default: the run's]")
 @click.option("--steps", type=POSITIVE, default=10_000, show_default=True, help="Environment steps to add.")
-@click.option("--out", type=PATH, help="Dataset.  [default: data/ and the game's name, or the run's]")
+@click.option("--out", type=DATASET, help="Dataset.  [default: data/ and the game's name, or the run's]")
 @click.option("--agent", help="Who shall see the frames: twm sees stacks of grey ones.  [default: iris, or the run's]")
 @click.option("--run", type=RUN, help="Play with this run's policy instead of at random.")
 @click.option("--num-envs", type=POSITIVE, default=1, show_default=True, help="Environments, each in its own process.")
@@ -373,7 +392,7 @@ def diagnose(run: Path | None, device: str, as_json: bool, trust_env: bool, **se
     with console.standard_output_for_programs(as_json):
         report = stage(open_existing(run, device=device, trust_env=trust_env), Diagnose(**settings))
     if as_json:
-        console.document(report.files["report"])
+        console.document(Path(report.files["report"]))
     else:
         console.show(report)
 
@@ -521,10 +540,10 @@ def curve(runs: tuple[Path, ...], **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--out", type=PATH, default=Path("attention.png"), show_default=True, help="Picture: .png, .svg or .pdf.")
 @click.option("--predictions", type=POSITIVE, default=500, show_default=True, help="How many to look into at most.")
-@click.option("--dataset", type=PATH, help="To predict on its first 5,000 steps.  [default: the run's]")
+@click.option("--dataset", type=DATASET, help="To predict on its first 5,000 steps.  [default: the run's]")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of which predictions.")
 @device_option
 def attention(run: Path, out: Path, device: str, **settings: Any) -> None:
@@ -559,7 +578,7 @@ def info(path: Path, as_json: bool) -> None:
 
 @cli.command("import")
 @click.argument("source")
-@click.option("--out", type=PATH, help="Dataset to make.  [default: data/ and the source's name]")
+@click.option("--out", type=DATASET, help="Dataset to make.  [default: data/ and the source's name]")
 @click.option("--csv", type=PATH, help="The actions of a film.  [default: the film's name with .csv]")
 @click.option("--actions", help="How many actions there are, or their names: NOOP,LEFT.  [default: the largest]")
 @click.option("--env", help="The game that was recorded, if it can be played.  [default: there is none]")
@@ -579,7 +598,7 @@ def import_(source: str, **settings: Any) -> None:
 
 
 @cli.command("export")
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @click.option("--to", type=click.Choice(["minari", "mp4"]), default="minari", show_default=True, help="What to write.")
 @click.option("--out", type=PATH, help="Where.  [default: beside the dataset, NAME-v0 or NAME.mp4]")
 @click.option("--fps", type=float, default=15.0, show_default=True, help="Frames per second of a film.")
@@ -715,7 +734,7 @@ def export_checkpoint(file: Path, run: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.argument("repository", required=False)
 @click.option("--to", type=PATH, help="Make this folder instead: no hub, no network.")
 @click.option("--licence", default="unknown", show_default=True, help="Of the weights, such as mit or cc-by-4.0.")
@@ -737,7 +756,7 @@ def push(run: Path, **settings: Any) -> None:
 
 @cli.command()
 @click.argument("source")
-@click.option("--out", type=PATH, help="Run to make.  [default: runs/ and the source's name]")
+@click.option("--out", type=RUN, help="Run to make.  [default: runs/ and the source's name]")
 def pull(source: str, out: Path | None) -> None:
     """Make a run of a shared one: SOURCE is OWNER/NAME on the Hugging Face hub, or a folder that push wrote.
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
@@ -114,8 +114,22 @@ def located(text: str | PurePath) -> Location:
         )
     url = StoreURL("s3:/" + rest)
     if len(url.parts) < 3 or ".." in url.parts:
-        raise ConfigError("a URL names a bucket and a place in it", where=str(text), fix="Such as s3://bucket/runs/pong.")
+        raise ConfigError(
+            "a URL names a bucket and a place in it", where=str(text), fix="Such as s3://bucket/runs/pong."
+        )
     return url
+
+
+def on_this_machine(text: str | PurePath) -> Path:
+    """The path that a text names; file:///home/me/film.mp4 is one.
+
+    Raises:
+        ConfigError: for a URL.
+    """
+    place = located(text)
+    if isinstance(place, StoreURL):
+        raise ConfigError("datasets and runs may be in an object store, but this must be a path", where=str(text))
+    return place
 
 
 def lock_file(url: StoreURL) -> Path:
@@ -181,28 +195,54 @@ def put(url: StoreURL, content: bytes | Path, *, replacing: str | None = None, n
         return put(url, content)
 
 
-def download(url: StoreURL, path: Path, size: int) -> None:
-    """Write an object of so many bytes into a file, which appears whole or not at all.
+def download(url: StoreURL, stored: Stored, path: Path) -> None:
+    """Write an object into a file, which appears whole or not at all.
+
+    Args:
+        url: its name.
+        stored: what the store said of it.
+        path: of the file.
 
     Raises:
-        FileNotFoundError: if there is no such object any more.
+        FileNotFoundError: if the object has gone or changed since.
         StoreError: if the store does not answer or refuses.
     """
     client, obstore = _client(url), _obstore()
+
+    def piece(start: int) -> Any:
+        options = {"if_match": stored.tag, "range": (start, min(start + PIECE, stored.size))}
+        try:
+            return obstore.get(client, url.key, options=options).bytes()
+        except obstore.exceptions.PreconditionError:
+            raise FileNotFoundError(f"{url} has changed") from None
+
     draft = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     with draft.open("wb") as file:
-        for start in range(0, size, PIECE):
-            length = min(PIECE, size - start)
-            file.write(patiently(lambda: obstore.get_range(client, url.key, start=start, length=length), url))  # noqa: B023
+        for start in range(0, stored.size, PIECE):
+            file.write(patiently(partial(piece, start), url))
     draft.replace(path)
+
+
+def upload(folder: Path, url: StoreURL, *, last: str) -> None:
+    """Write all files of a folder as objects below a place, and one of them when all the others are there.
+
+    Raises:
+        StoreError: if the store refuses or does not answer; that one is then not there.
+    """
+    names = [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    together([partial(put, url / name, folder / name) for name in names if name != last], url)
+    put(url / last, folder / last)
 
 
 def remove(urls: Iterable[StoreURL]) -> None:
     """Remove objects; those that are not there are passed over."""
     for url in urls:
-        client = _client(url)
-        patiently(lambda: _obstore().delete(client, url.key), url)  # noqa: B023
+        patiently(partial(_obstore().delete, _client(url), url.key), url)
 
 
 def together(calls: Sequence[Callable[[], T]], where: Location) -> list[T]:

@@ -16,6 +16,7 @@ from iris_cli.errors import ConfigError, DatasetError, IrisError, RunError
 from iris_cli.history import Note
 from iris_cli.loggers.feed import Feed, check_names
 from iris_cli.loggers.records import Origin
+from iris_cli.object_store import Location
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
@@ -24,10 +25,10 @@ S = TypeVar("S")
 
 
 def open_for_training(
-    dataset: Path,
+    dataset: Location,
     *,
     create: bool = False,
-    run: Path | None = None,
+    run: Location | None = None,
     agent: str | None = None,
     preset: str | None = None,
     seed: int | None = None,
@@ -40,7 +41,7 @@ def open_for_training(
     Args:
         dataset: what it learns from.
         create: whether to make the run, with the settings that follow, where there is none.
-        run: its directory.
+        run: its directory, or its URL.
         agent, preset, seed: of a new run; for one that is there they must agree.
         device: where it computes.
         assignments: settings from --set.
@@ -52,7 +53,8 @@ def open_for_training(
     check_names(log, where="--log")
     with Dataset.open(dataset) as stored:
         environment, num_actions = EnvSpec.from_mapping(stored.environment), stored.num_actions
-    directory, changes = run or Path("runs") / dataset.stem, parse_assignments(assignments)
+    directory: Location = run or Path("runs") / dataset.stem
+    changes = parse_assignments(assignments)
     chosen = choose_device(device)
     if not (directory / "run.yaml").exists():
         if not create:
@@ -115,7 +117,9 @@ def begun(run: Run, log: tuple[str, ...] = ()) -> Run:
     return run
 
 
-def open_existing(run: Path | None, *, device: str = "auto", training: bool = False, trust_env: bool = False) -> Run:
+def open_existing(
+    run: Location | None, *, device: str = "auto", training: bool = False, trust_env: bool = False
+) -> Run:
     """The named run, or the newest one, which is then printed; `trust_env`: its environment may import its module."""
     if run is None:
         run = newest_run()
@@ -127,7 +131,13 @@ def open_existing(run: Path | None, *, device: str = "auto", training: bool = Fa
 
 
 def open_for_collecting(
-    run: Path, *, env: str | None, agent: str | None = None, dataset: Path | None, device: str, trust_env: bool = False
+    run: Location,
+    *,
+    env: str | None,
+    agent: str | None = None,
+    dataset: Location | None,
+    device: str,
+    trust_env: bool = False,
 ) -> Run:
     """A run whose policy is to play its own environment, whose module may be imported if it is named or trusted.
 

@@ -11,6 +11,7 @@ import shutil
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -171,7 +172,9 @@ class Dataset:
         return dataset
 
     @classmethod
-    def open_or_create(cls, path: str | Location, *, environment: dict[str, Any], action_meanings: Sequence[str]) -> Self:
+    def open_or_create(
+        cls, path: str | Location, *, environment: dict[str, Any], action_meanings: Sequence[str]
+    ) -> Self:
         """Continue the dataset at `path`, or begin one; open for writing. Arguments and errors as above.
 
         Raises:
@@ -490,11 +493,11 @@ class Dataset:
         if FINALS in self._attributes:
             wanted[FINALS] = (finals_field(self.frame_shape), self._attributes[FINALS])
         files = _files_of(self.path)
-        self._at_once([lambda name=n, field=f: self._array(name, field) for n, (f, _) in wanted.items()])
+        self._at_once([partial(self._array, name, field) for name, (field, _) in wanted.items()])
         for name, (field, length) in wanted.items():
             self._check_array(name, field, length, files(name))
         ends, ids = self._at_once(
-            [lambda name=n, field=f: self._read(name, field, 0, pieces) for n, f in EPISODE_FIELDS.items()]
+            [partial(self._read, name, field, 0, pieces) for name, field in EPISODE_FIELDS.items()]
         )
         # A kill while the last piece was made longer leaves its later end.
         self._episodes = Episodes(np.minimum(ends, self.num_steps), ids)
@@ -517,9 +520,7 @@ class Dataset:
         mode: Any = "r" if self._unlock is None else "r+"
         try:
             with zarr.config.set(_EVERY_CHUNK):
-                array = patiently(
-                    lambda: zarr.open_array(self._store, path=name, mode=mode, zarr_format=3), self.path
-                )
+                array = patiently(lambda: zarr.open_array(self._store, path=name, mode=mode, zarr_format=3), self.path)
         except _DAMAGE as error:
             raise self._damaged(name, f"cannot be opened: {error}") from None
         if field is not None and (array.dtype != field.dtype or array.shape[1:] != field.item_shape):
@@ -546,8 +547,8 @@ class Dataset:
 
     def _write_all(self, writes: Sequence[tuple[str, Field, int, np.ndarray]]) -> None:
         self._check_writable()
-        self._at_once([lambda name=n, field=f: self._array(name, field) for n, f, *_ in writes])
-        self._at_once([lambda write=one: self._write(*write) for one in writes])
+        self._at_once([partial(self._array, name, field) for name, field, *_ in writes])
+        self._at_once([partial(self._write, *write) for write in writes])
 
     def _write(self, name: str, field: Field, start: int, values: np.ndarray) -> None:
         """Put values at `start`, and cut what lies after them: leftovers of a killed write or a rewind."""
