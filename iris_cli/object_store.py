@@ -25,7 +25,7 @@ _THREAD = threading.local()
 
 AT_ONCE = 8  # requests under way
 PIECE = 16 << 20  # bytes of one request of a large object
-LONGEST_PAUSE = 15.0  # seconds
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds before a request is made again
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/+)(?P<rest>.*)", re.DOTALL)
 _PASSING = (408, 429)  # of the statuses below 500: too slow, too many
 _ANSWERS = ("AlreadyExistsError", "PreconditionError", "NotSupportedError")  # of obstore, that are no failures
@@ -274,7 +274,7 @@ def patiently(request: Callable[[], T], where: Location) -> T:
     """
     if isinstance(where, Path) or getattr(_THREAD, "waits_not", False):
         return request()
-    begun, pause = time.monotonic(), 1.0
+    begun, pause = time.monotonic(), FIRST_PAUSE
     while True:
         try:
             return request()
@@ -290,7 +290,7 @@ def patiently(request: Callable[[], T], where: Location) -> T:
                     f"the object store does not answer ({reason})", where=where,
                     fix="What was saved before stands; once the store is back, the same command goes on.",
                 ) from None  # fmt: skip
-        _warn(f"{where}: {reason}; trying again in {pause:.0f} s")
+        _warn(f"{where}: {reason}; trying again in {pause:g} s")
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
