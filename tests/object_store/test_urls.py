@@ -1,5 +1,6 @@
 """What a text leads to: a path, a place in an object store, or one line that says why not."""
 
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def test_other_urls_are_refused_in_one_line(text: str, command: Callable[..., Re
 
 def test_a_url_cannot_be_taken_for_a_file_of_this_machine() -> None:
     with pytest.raises(TypeError, match="no file of this machine"):
-        open(located(URL))
+        os.fspath(located(URL))
 
 
 def test_pictures_and_films_are_files_of_this_machine(command: Callable[..., Result]) -> None:
