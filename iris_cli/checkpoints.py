@@ -5,8 +5,8 @@
       000042/  ...
       latest   the name of the newest one
 
-A checkpoint is written under a hidden name, flushed, marked `done`, renamed, and only then named by `latest`, so a
-kill at any instant leaves the one before in force. Nothing that is loaded can run code: safetensors, JSON,
+A checkpoint is written under a hidden name, flushed, marked `done` (which holds a checksum of each file), renamed, and
+only then named by `latest`, so a kill at any instant leaves the one before in force. Checksums are compared on loading. Nothing that is loaded can run code: safetensors, JSON,
 `torch.load(weights_only=True)`.
 """
 
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from iris_cli.digests import FILES, MARK, check_files, mark_of
 from iris_cli.errors import RunError
 from iris_cli.latest import first_line, older, read_state
 
@@ -67,16 +68,23 @@ def _write(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
     (draft / "state.json").write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
     for file in list(draft.iterdir()):
         _flush(file)
-    (draft / "done").touch()
+    (draft / MARK).write_text(mark_of(draft), encoding="utf-8")
+    _flush(draft / MARK)
     _flush(draft)
     if final.exists():  # left by a run that was killed before `latest` named it
         shutil.rmtree(final)
     draft.rename(final)
     _flush(directory)
     write_atomically(directory / "latest", final.name + "\n")
-    for old in sorted(path for path in directory.iterdir() if path.is_dir() and path != final)[: -(KEPT - 1)]:
+    others = [path for path in numbered(directory) if path != final]
+    for old in [*others[: -(KEPT - 1)], *directory.glob(".*.partial")]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def numbered(directory: Path) -> list[Path]:
+    """The checkpoints of a run in the order of their numbers, whole or not; without what was put aside."""
+    return sorted(path for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
 
 
 def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Checkpoint:
@@ -91,6 +99,7 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
         RunError: if a file is missing, damaged, or holds anything but tensors and plain values.
     """
     try:
+        check_files(path, FILES if optimizers else (name for name in FILES if name != "optimizers.pt"))
         weights = load_file(path / "weights.safetensors", device=str(device))
         state = read_state(path)
         loaded = _read_tensors(path / "optimizers.pt") if optimizers else {}

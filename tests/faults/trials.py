@@ -8,11 +8,12 @@ that one that failed can be carried out again.
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -148,7 +149,28 @@ class Known:
     start: Path
     expected: dict[str, Any]
     seconds: float
-    operations: int  # with frequent checkpoints
+    operations: list[tuple[int, str, str]]  # number, kind and path of each, with frequent checkpoints
+
+    def draw(self, draws: random.Random, share: float) -> int:
+        """The number of an operation among the first `share` of them: any kind on any file, alike."""
+        within = self.operations[: max(1, round(share * len(self.operations)))]
+        kinds = sorted({(kind, alike(path)) for _, kind, path in within})
+        chosen = draws.choice(kinds)
+        return draws.choice([number for number, kind, path in within if (kind, alike(path)) == chosen])
+
+    def each_kind(self, modes: Sequence[str]) -> list[dict[str, Any]]:
+        """A fault of each mode at each kind of operation on each kind of file, in the middle of those that are alike."""
+        places: dict[tuple[str, str], list[int]] = {}
+        for number, kind, path in self.operations:
+            places.setdefault((kind, alike(path)), []).append(number)
+        takes_space = ("open", "write", "resize", "make")
+        return [
+            {"mode": mode, "at": numbers[len(numbers) // 2], "kind": kind, "path": path}
+            for (kind, path), numbers in sorted(places.items())
+            for mode in modes
+            if not (mode.startswith("full") and kind not in takes_space)
+            and not (mode == "read only" and kind == "sync")
+        ]
 
 
 @dataclass
@@ -183,11 +205,25 @@ def learn(zygote: Zygote, scenario: Scenario, folder: Path) -> Known:
     shutil.copytree(start, whole)
     shutil.copytree(start, again)
     finish(zygote, whole, *scenario.command, settings=NEVER | scenario.settings)
-    ended = finish(zygote, again, *scenario.command, settings=OFTEN | scenario.settings)
+    journal = folder / f"{scenario.name}.journal"
+    faults = {"journal": str(journal)} if zygote.has_layer else {}
+    ended = finish(zygote, again, *scenario.command, settings=OFTEN | scenario.settings, **faults)
     expected = scenario.outcome(whole)
     assert differences(scenario.outcome(again), expected) == []
     shutil.rmtree(again)
-    return Known(scenario, start, expected, ended.seconds, ended.operations)
+    return Known(scenario, start, expected, ended.seconds, read_journal(journal) if zygote.has_layer else [])
+
+
+def read_journal(file: Path) -> list[tuple[int, str, str]]:
+    """Number, kind and path of each operation, in order."""
+    lines = [line.split(" ", 2) for line in file.read_text().splitlines()]
+    return sorted((int(number), kind, path) for number, kind, path in lines)
+
+
+def alike(path: str) -> str:
+    """A path without the numbers and random names in it, which says what kind of file it is."""
+    path = re.sub(r"[0-9a-f]{32}|\.tmp\w{6}$", "#", path[path.find("/runs/") + 1 :] if "/runs/" in path else path)
+    return re.sub(r"\d+", "#", path)
 
 
 def differences(got: dict[str, Any], expected: dict[str, Any]) -> list[str]:
@@ -214,17 +250,13 @@ def kill_trial(zygote: Zygote, known: Known, place: Path, seed: int, *, kills: i
     try:
         for _ in range(kills):
             # On average, all kills together come about once around the way.
-            share = draws.random() * min(1.0, 2 / kills)
-            how = draws.choice(("time", "kill", "tear")) if zygote.has_layer else "time"
-            fault: dict[str, Any] = {"how": how}
+            share, how = min(1.0, 2 / kills), draws.choice(("time", "kill", "tear")) if zygote.has_layer else "time"
             if how == "time":
-                fault["seconds"] = share * known.seconds
+                fault: dict[str, Any] = {"seconds": round(draws.random() * share * known.seconds, 4)}
             else:
-                fault |= {"mode": how, "at": 1 + round(share * known.operations)}
-            asked = {name: fault[name] for name in ("seconds", "mode", "at") if name in fault}
-            ended = zygote.run(place, *command, settings=OFTEN | known.scenario.settings, **asked)
-            fault["code"] = ended.code
-            trial.faults.append(fault)
+                fault = {"mode": how, "at": known.draw(draws, share)}
+            ended = zygote.run(place, *command, settings=OFTEN | known.scenario.settings, **fault)
+            trial.faults.append({**fault, "code": ended.code})
             if ended.code not in (0, KILLED):
                 trial.said, trial.lost = ended.output, ["the command after a kill"]
                 return trial
@@ -256,7 +288,7 @@ def fault_trial(zygote: Zygote, known: Known, place: Path, seed: int, fault: dic
     trial = Trial(known.scenario.name, seed, [dict(fault)])
     shutil.copytree(known.start, place)
     try:
-        asked = {name: value for name, value in fault.items() if name not in ("how", "path", "kind")}
+        asked = {name: value for name, value in fault.items() if name not in ("path", "kind")}
         ended = zygote.run(place, *known.scenario.command, settings=OFTEN | known.scenario.settings, **asked)
         trial.faults[0]["code"] = ended.code
         if ended.code == KILLED:
@@ -273,16 +305,6 @@ def fault_trial(zygote: Zygote, known: Known, place: Path, seed: int, fault: dic
     finally:
         if not trial.lost:
             shutil.rmtree(place)
-
-
-def journal(zygote: Zygote, known: Known, place: Path) -> list[tuple[int, str, str]]:
-    """Every operation of a scenario with frequent checkpoints: its number, kind and path."""
-    shutil.copytree(known.start, place)
-    file = place.with_name(f"{place.name}.journal")
-    finish(zygote, place, *known.scenario.command, settings=OFTEN | known.scenario.settings, journal=str(file))
-    shutil.rmtree(place)
-    lines = [line.split(" ", 2) for line in file.read_text().splitlines()]
-    return sorted((int(number), kind, path) for number, kind, path in lines)
 
 
 def collected(place: Path) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""Hours of trials, and the table of what was tried, survived and lost. `make soak`, or one that failed, again:
+
+python tests/faults/soak.py --minutes 60 --seed 1 --out tests/faults/results
+python tests/faults/soak.py --scenario 'run iris' --trial 1000007
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from trials import ROOT, SCENARIOS, Known, Trial, Zygote, fault_trial, kill_trial, learn
+
+KILLS = {"run iris": 6, "run delta-iris": 6, "run twm": 6}  # of a trial; others: 3
+FAULTS = ("full", "full once", "broken", "read only", "interrupt", "interrupt twice", "tear")
+
+
+def trials(seed: int) -> Iterator[tuple[str, int]]:
+    """Scenario and seed of one trial after the other, for ever."""
+    number = seed * 1_000_000
+    while True:
+        for name in SCENARIOS:
+            yield name, number
+            number += 1
+
+
+def soak(folder: Path, *, seed: int, minutes: float, kills: int | None = None, faults: bool = True) -> dict[str, Any]:
+    """Kill scenarios until the time is over or there were so many kills; then let each kind of operation fail once.
+
+    Args:
+        folder: where the trials take place; what was lost stays there.
+        seed: of all draws.
+        minutes: after which no further trial begins.
+        kills: after which none begins; None: any number.
+        faults: whether to try the faults of operations, too.
+    """
+    begun, done = time.monotonic(), list[Trial]()
+    with Zygote(folder) as zygote:
+        known: dict[str, Known] = {}
+        for name, number in trials(seed):
+            if time.monotonic() - begun > 60 * minutes or sum(trial.kills for trial in done) >= (kills or 10**9):
+                break
+            if name not in known:
+                known[name] = learn(zygote, SCENARIOS[name], folder)
+            done.append(kill_trial(zygote, known[name], folder / f"{number}", number, kills=KILLS.get(name, 3)))
+            told(done[-1])
+        if faults:
+            for trial in all_faults(zygote, known, folder, until=begun + 60 * minutes):
+                done.append(trial)
+                told(trial)
+    return table(done, seed=seed, seconds=time.monotonic() - begun)
+
+
+def all_faults(zygote: Zygote, known: dict[str, Known], folder: Path, *, until: float) -> Iterator[Trial]:
+    """Each kind of operation on each kind of file fails once in each way, in each scenario."""
+    number = 0
+    for name, scenario in known.items():
+        for fault in scenario.each_kind(FAULTS):
+            if time.monotonic() > until:
+                return
+            number += 1
+            yield fault_trial(zygote, scenario, folder / f"fault-{number}", number, fault)
+
+
+def told(trial: Trial) -> None:
+    """Print a line."""
+    print(trial.scenario, trial.seed, trial.faults, "LOST: " + ", ".join(trial.lost) if trial.lost else "", flush=True)
+    if trial.lost:
+        print(trial.said, flush=True)
+
+
+def table(done: list[Trial], *, seed: int, seconds: float) -> dict[str, Any]:
+    """What was tried, survived and lost, by scenario and kind of fault; every trial that was lost; all seeds."""
+    rows: dict[str, dict[str, int]] = {}
+    for trial in done:
+        for fault in trial.faults:
+            if "seconds" in fault:
+                kind = "kill -9 at a time"
+            else:
+                kind = {"kill": "kill -9 at an operation", "tear": "kill -9 inside an operation"}.get(
+                    fault["mode"], fault["mode"]
+                )
+            hit = fault["code"] == -9 if kind.startswith("kill") else fault["code"] != 0
+            row = rows.setdefault(f"{trial.scenario}: {kind}", {"tried": 0, "hit": 0, "lost": 0})
+            row["tried"] += 1
+            row["hit"] += hit
+        rows[f"{trial.scenario}: {kind}"]["lost"] += bool(trial.lost)
+    return {
+        "seed": seed,
+        "hours": round(seconds / 3600, 2),
+        "kills": sum(trial.kills for trial in done),
+        "trials": len(done),
+        "lost": sum(bool(trial.lost) for trial in done),
+        "commit": commit(),
+        "machine": {"system": platform.platform(terse=True), "python": platform.python_version()},
+        "rows": dict(sorted(rows.items())),
+        "lost_trials": [asdict(trial) for trial in done if trial.lost],
+        "seeds": {name: [t.seed for t in done if t.scenario == name and t.kills] for name in SCENARIOS},
+    }
+
+
+def commit() -> str:
+    """Of the code, if that is known."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
+
+
+def save(found: dict[str, Any], folder: Path) -> Path:
+    """Write a table to a file of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"soak-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    return path
+
+
+def main() -> None:
+    """Soak, or carry out one trial again."""
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--minutes", type=float, default=60)
+    asked.add_argument("--kills", type=int)
+    asked.add_argument("--no-faults", action="store_true")
+    asked.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    asked.add_argument("--scenario", choices=SCENARIOS)
+    asked.add_argument("--trial", type=int)
+    wanted = asked.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    if wanted.trial is not None:
+        with Zygote(folder) as zygote:
+            known = learn(zygote, SCENARIOS[wanted.scenario], folder)
+            kills = KILLS.get(wanted.scenario, 3)
+            told(kill_trial(zygote, known, folder / "again", wanted.trial, kills=kills))
+        return
+    found = soak(folder, seed=wanted.seed, minutes=wanted.minutes, kills=wanted.kills, faults=not wanted.no_faults)
+    path = save(found, wanted.out)
+    print(json.dumps({name: found[name] for name in ("hours", "kills", "trials", "lost", "rows")}, indent=1), path)
+    sys.exit(bool(found["lost"]))
+
+
+if __name__ == "__main__":
+    main()
