@@ -6,12 +6,11 @@
       latest   the name of the newest one
 
 A checkpoint is written under a hidden name, flushed, marked `done` (which holds a checksum of each file), renamed, and
-only then named by `latest`, so a kill at any instant leaves the one before in force. Checksums are compared on loading. Nothing that is loaded can run code: safetensors, JSON,
-`torch.load(weights_only=True)`.
+only then named by `latest`, so a kill at any instant leaves the one before in force. Checksums are compared on loading.
+Nothing that is loaded can run code: safetensors, JSON, `torch.load(weights_only=True)`.
 """
 
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor
 from iris_cli.digests import FILES, MARK, check_files, mark_of
 from iris_cli.errors import RunError
 from iris_cli.latest import first_line, older, read_state
+from iris_cli.replay.flush import flush
 
 KEPT = 2  # newest checkpoints that stay on disk
 
@@ -67,14 +67,14 @@ def _write(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
     torch.save(checkpoint.optimizers, draft / "optimizers.pt")
     (draft / "state.json").write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
     for file in list(draft.iterdir()):
-        _flush(file)
+        flush(file)
     (draft / MARK).write_text(mark_of(draft), encoding="utf-8")
-    _flush(draft / MARK)
-    _flush(draft)
+    flush(draft / MARK)
+    flush(draft)
     if final.exists():  # left by a run that was killed before `latest` named it
         shutil.rmtree(final)
     draft.rename(final)
-    _flush(directory)
+    flush(directory)
     write_atomically(directory / "latest", final.name + "\n")
     others = [path for path in numbered(directory) if path != final]
     for old in [*others[: -(KEPT - 1)], *directory.glob(".*.partial")]:
@@ -115,7 +115,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a text file so that readers see the old or the new one, never half of it."""
     draft = path.with_name(f".{path.name}.partial")
     draft.write_text(text, encoding="utf-8")
-    _flush(draft)
+    flush(draft)
     draft.replace(path)
 
 
@@ -130,11 +130,3 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds something else")
     return content
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -24,7 +24,7 @@ def latest_checkpoint(directory: Path) -> Path | None:
 
 
 def newest_whole(directory: Path, *, besides: Path) -> Path | None:
-    """The newest checkpoint in a directory, but for one, whose files are all as they were written; None: there is none."""
+    """The newest checkpoint but for one whose files are all as they were written; None: there is none."""
     others = (path for path in directory.glob("[0-9]*") if path.name.isdigit() and path != besides)
     return next(filter(is_whole, sorted(others, reverse=True)), None)
 

@@ -58,7 +58,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) ->
     with monkeypatch.context() as patch:
         for owner, name in (
             (Path, "mkdir"), (Path, "write_text"), (Path, "touch"), (Path, "rename"), (Path, "replace"),
-            (checkpoints, "save_file"), (torch, "save"), (checkpoints, "_flush"), (os, "replace"), (shutil, "rmtree"),
+            (checkpoints, "save_file"), (torch, "save"), (checkpoints, "flush"), (os, "replace"), (shutil, "rmtree"),
         ):  # fmt: skip
             patch.setattr(owner, name, wrap(getattr(owner, name)))
         yield lambda: calls >= step

@@ -25,8 +25,8 @@ from iris_cli.replay.attributes import (
     check_same,
     new_attributes,
     own_only,
-    plain,
     read_attributes,
+    sealed,
     with_writer,
 )
 from iris_cli.replay.episodes import Episodes
@@ -41,6 +41,7 @@ from iris_cli.replay.fields import (
     step_fields,
     tokens_field,
 )
+from iris_cli.replay.flush import flush
 from iris_cli.replay.lock import take_lock
 
 # What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
@@ -455,8 +456,7 @@ class Dataset:
         if array.shape[0] < length:
             raise self._damaged(name, f"has {array.shape[0]} of {length}")
         files = set(os.listdir(self.path / name))  # zarr reads a missing chunk as zeros
-        suffix = ".0" * (array.ndim - 1)
-        missing = [c for c in range(-(-length // array.chunks[0])) if f"c.{c}{suffix}" not in files]
+        missing = [number for number, chunk in enumerate(_chunks(array, 0, length)) if chunk not in files]
         if missing:
             raise self._damaged(name, f"lacks {len(missing)} chunks, the first is {missing[0]}")
 
@@ -487,6 +487,10 @@ class Dataset:
         try:
             array.resize((start + len(values), *field.item_shape))
             array[start:] = np.asarray(values, dtype=field.dtype)
+            flush(self.path / name / "zarr.json")
+            for chunk in _chunks(array, start, start + len(values)):
+                flush(self.path / name / chunk)
+            flush(self.path / name)
         except _DAMAGE as error:
             raise DatasetError(f"the array {name} cannot be written: {error}", where=self.path) from None
 
@@ -501,9 +505,11 @@ class Dataset:
     def _commit(self, changes: dict[str, Any]) -> None:
         """Make it count: all attributes are one file, which zarr replaces by a rename."""
         self._check_writable()
-        attributes = self._attributes | plain(changes)
+        attributes = sealed(self._attributes | changes)
         try:
             zarr.open_group(self.path, mode="r+", use_consolidated=False).update_attributes(attributes)
+            flush(self.path / "zarr.json")
+            flush(self.path)
         except _DAMAGE as error:
             raise DatasetError(f"the attributes cannot be written: {error}", where=self.path) from None
         self._attributes = attributes
@@ -531,6 +537,12 @@ class Dataset:
 def _lock(path: Path) -> int:
     # Inside an array, where listing a group's members does not stumble over it.
     return take_lock(path / "actions" / ".lock", what="dataset", where=path, error=DatasetError)
+
+
+def _chunks(array: zarr.Array[Any], start: int, stop: int) -> list[str]:
+    """The names of the files that items start..stop of an array lie in."""
+    size, suffix = array.chunks[0], ".0" * (array.ndim - 1)
+    return [f"c.{number}{suffix}" for number in range(start // size, -(-stop // size))]
 
 
 def _create_array(group: zarr.Group, name: str, field: Field) -> None:

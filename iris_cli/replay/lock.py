@@ -42,8 +42,9 @@ def take_lock(file: Path, *, what: str, where: Path, error: type[IrisError]) -> 
         process, details = _in_words(_read(descriptor))
         os.close(descriptor)
         raise error(
-            f"process {process} is writing to the {what}{details}", where=where, fix="Wait until it is done, or stop it."
-        ) from None
+            f"process {process} is writing to the {what}{details}", where=where,
+            fix="Wait until it is done, or stop it.",
+        ) from None  # fmt: skip
     except OSError as reason:
         os.close(descriptor)
         raise error(

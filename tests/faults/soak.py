@@ -18,9 +18,9 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from trials import ROOT, SCENARIOS, Known, Trial, Zygote, fault_trial, kill_trial, learn
+from trials import ROOT, SCENARIOS, Known, Trial, Zygote, fault_trial, kill_trial, learn  # noqa: E402 (beside this)
 
-KILLS = {"run iris": 6, "run delta-iris": 6, "run twm": 6}  # of a trial; others: 3
+KILLS = {"run iris": 12, "run delta-iris": 12, "run twm": 12}  # of a trial; others: 6
 FAULTS = ("full", "full once", "broken", "read only", "interrupt", "interrupt twice", "tear")
 
 
@@ -51,7 +51,7 @@ def soak(folder: Path, *, seed: int, minutes: float, kills: int | None = None, f
                 break
             if name not in known:
                 known[name] = learn(zygote, SCENARIOS[name], folder)
-            done.append(kill_trial(zygote, known[name], folder / f"{number}", number, kills=KILLS.get(name, 3)))
+            done.append(kill_trial(zygote, known[name], folder / f"{number}", number, kills=KILLS.get(name, 6)))
             told(done[-1])
         if faults:
             for trial in all_faults(zygote, known, folder, until=begun + 60 * minutes):
@@ -63,7 +63,7 @@ def soak(folder: Path, *, seed: int, minutes: float, kills: int | None = None, f
 def all_faults(zygote: Zygote, known: dict[str, Known], folder: Path, *, until: float) -> Iterator[Trial]:
     """Each kind of operation on each kind of file fails once in each way, in each scenario."""
     number = 0
-    for name, scenario in known.items():
+    for scenario in known.values():
         for fault in scenario.each_kind(FAULTS):
             if time.monotonic() > until:
                 return
@@ -137,7 +137,7 @@ def main() -> None:
     if wanted.trial is not None:
         with Zygote(folder) as zygote:
             known = learn(zygote, SCENARIOS[wanted.scenario], folder)
-            kills = KILLS.get(wanted.scenario, 3)
+            kills = KILLS.get(wanted.scenario, 6)
             told(kill_trial(zygote, known, folder / "again", wanted.trial, kills=kills))
         return
     found = soak(folder, seed=wanted.seed, minutes=wanted.minutes, kills=wanted.kills, faults=not wanted.no_faults)

@@ -59,7 +59,7 @@ class Zygote:
                 [COMPILER, "-O2", "-shared", "-fPIC", "-o", layer, HERE / "layer.c", "-ldl"], check=True, text=True
             )
             environment["LD_PRELOAD"] = str(layer)
-        self._folder, self._started = folder, 0
+        self.folder, self._started = folder, 0
         self._outputs: dict[int, Path] = {}
         self._process = subprocess.Popen(
             [sys.executable, HERE / "zygote.py"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -77,7 +77,7 @@ class Zygote:
     def start(self, place: Path, *command: str, **faults: Any) -> int:
         """Begin a command in a directory; the number of its process. Faults: see carry_out of zygote.py."""
         self._started += 1
-        output = self._folder / f"output-{self._started % 8}"
+        output = self.folder / f"output-{self._started % 8}"
         number = self._ask(do="start", place=str(place), command=command, output=str(output), **faults)
         self._outputs[number] = output
         return number
@@ -159,7 +159,7 @@ class Known:
         return draws.choice([number for number, kind, path in within if (kind, alike(path)) == chosen])
 
     def each_kind(self, modes: Sequence[str]) -> list[dict[str, Any]]:
-        """A fault of each mode at each kind of operation on each kind of file, in the middle of those that are alike."""
+        """A fault of each mode at each kind of operation on each kind of file, the middle one of those alike."""
         places: dict[tuple[str, str], list[int]] = {}
         for number, kind, path in self.operations:
             places.setdefault((kind, alike(path)), []).append(number)
@@ -342,16 +342,16 @@ dataset: data/game.zarr
 run: runs/game
 rounds: 2
 first:
-  - collect: {steps: 120}
+  - collect: {steps: 60}
 round:
-  - collect: {steps: 100}
-  - train-tokenizer: {updates: 12}
+  - collect: {steps: 50}
+  - train-tokenizer: {updates: 8}
   - tokenize
-  - train-dynamics: {updates: 12}
-  - train-actor-critic: {updates: 8}
-  - evaluate: {episodes: 2, max_steps: 30, num_envs: 1}
+  - train-dynamics: {updates: 8}
+  - train-actor-critic: {updates: 5}
+  - evaluate: {episodes: 2, max_steps: 12, num_envs: 1, measured_steps: 10}
 then:
-  - imagine: {render: dream.png, steps: 6, num: 2, warm_up: 5}
+  - imagine: {render: dream.png, steps: 4, num: 1, warm_up: 3}
 """,
     "delta-iris": """
 agent: delta-iris
@@ -360,15 +360,15 @@ game: Pong
 dataset: data/game.zarr
 run: runs/game
 first:
-  - collect: {steps: 150}
+  - collect: {steps: 60}
 rounds: 1
 round:
-  - train-tokenizer: {updates: 10}
-  - train-dynamics: {updates: 10}
-  - train-actor-critic: {updates: 6}
-  - collect: {steps: 60}
+  - train-tokenizer: {updates: 6}
+  - train-dynamics: {updates: 6}
+  - train-actor-critic: {updates: 4}
+  - collect: {steps: 30}
 then:
-  - evaluate: {episodes: 2, max_steps: 30, num_envs: 1}
+  - evaluate: {episodes: 2, max_steps: 12, num_envs: 1, measured_steps: 10}
 """,
     "twm": """
 agent: twm
@@ -377,16 +377,16 @@ game: Pong
 dataset: data/game.zarr
 run: runs/game
 first:
-  - collect: {steps: 150, epsilon: 1.0}
-  - train-tokenizer: {updates: 20}
-  - train-dynamics: {updates: 20}
-  - train-actor-critic: {updates: 30}
+  - collect: {steps: 80, epsilon: 1.0}
+  - train-tokenizer: {updates: 8}
+  - train-dynamics: {updates: 8}
+  - train-actor-critic: {updates: 8}
 rounds: 2
 round:
   - collect: {steps: 19, epsilon: 0.0}
-  - train-agent: {updates: 8}
+  - train-agent: {updates: 4}
 then:
-  - evaluate: {episodes: 1, max_steps: 20, temperature: 1.0}
+  - evaluate: {episodes: 1, max_steps: 12, temperature: 1.0, measured_steps: 10}
 """,
 }
 
@@ -401,9 +401,13 @@ def pipeline(agent: str) -> Callable[[Zygote, Path], None]:
 
 
 def trained(zygote: Zygote, place: Path) -> None:
-    """Make a place where the pipeline of IRIS has ended."""
-    pipeline("iris")(zygote, place)
-    finish(zygote, place, "run", "tiny.yaml", settings=NEVER)
+    """Make a place where a pipeline of IRIS has ended; the same each time, so it is carried out once."""
+    made = zygote.folder / "trained"
+    if not made.exists():
+        made.mkdir()
+        (made / "tiny.yaml").write_text(PIPELINES["iris"])
+        finish(zygote, made, "run", "tiny.yaml", "--set", "rounds=1", settings=NEVER)
+    shutil.copytree(made, place, dirs_exist_ok=True)
 
 
 def untokenized(zygote: Zygote, place: Path) -> None:
@@ -413,7 +417,7 @@ def untokenized(zygote: Zygote, place: Path) -> None:
     finish(zygote, place, *command, settings=NEVER)
 
 
-STEPS = 240
+STEPS = 160
 
 
 def rest_of_collection(place: Path) -> tuple[str, ...] | None:
@@ -451,7 +455,7 @@ def rest_of_evaluation(place: Path) -> tuple[str, ...] | None:
     return None if list((place / "runs" / "game" / "reports").glob("evaluate-0*.json")) else EVALUATE
 
 
-EVALUATE = ("evaluate", "--run", "runs/game", "--episodes", "2", "--max-steps", "40", "--num-envs", "1")
+EVALUATE = ("evaluate", "--run", "runs/game", "--episodes", "2", "--max-steps", "20", "--num-envs", "1")
 
 
 def training(stage: str, updates: int) -> Scenario:
@@ -468,10 +472,10 @@ SCENARIOS = {
             "collect", ("collect", "--env", "Pong", "--out", "data/game.zarr", "--steps", str(STEPS)),
             lambda zygote, place: None, collected, rest_of_collection,
         ),
-        training("train-tokenizer", 25),
+        training("train-tokenizer", 15),
         Scenario("tokenize", ("tokenize", "data/game.zarr", "--run", "runs/game"), untokenized, outcome),
-        training("train-dynamics", 25),
-        training("train-actor-critic", 12),
+        training("train-dynamics", 15),
+        training("train-actor-critic", 8),
         Scenario("evaluate", EVALUATE, trained, reports, rest_of_evaluation),
     )
 }  # fmt: skip
