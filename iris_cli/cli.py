@@ -479,6 +479,45 @@ def run(file: Path, device: str, dry_run: bool, assignments: tuple[str, ...], **
 
 
 @cli.command()
+@click.argument("path", type=EITHER)
+def verify(path: Path) -> None:
+    """Check that all of a dataset or run at PATH is as it was written; exit code 1 if something is wrong.
+
+    \b
+    Example: iris verify runs/pong
+             iris verify data/pong.zarr
+    """
+    from iris_cli import console
+    from iris_cli.stages.verify import report_of
+    from iris_cli.stages.verify import verify as stage
+
+    findings = stage(path)
+    console.show(report_of(path, findings))
+    if any(finding.is_wrong for finding in findings):
+        click.get_current_context().exit(1)
+
+
+@cli.command()
+@click.argument("path", type=EITHER)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+def repair(path: Path, dry_run: bool) -> None:
+    """Bring a dataset or run at PATH back to its last whole state; says what it does, and guesses nothing.
+
+    \b
+    Example: iris repair data/pong.zarr --dry-run
+             iris repair runs/pong
+    """
+    from iris_cli import console
+    from iris_cli.stages.repair import repair as stage
+
+    done = stage(path, dry_run=dry_run)
+    for sentence in done:
+        console.say(f"{'It would have ' if dry_run else 'It '}{sentence}.")
+    if not done:
+        console.say(f"Nothing is to be done in {path}.")
+
+
+@cli.command()
 @click.argument("runs", type=RUN, nargs=-1)
 @click.option("--against", metavar="METHOD", help="For the probability of improvement.  [default: IRIS]")
 @click.option("--profile", type=PATH, help="Draw performance profiles here: .png, .svg or .pdf.")

@@ -9,7 +9,8 @@ import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +42,7 @@ from iris_cli.replay.fields import (
     step_fields,
     tokens_field,
 )
+from iris_cli.replay.finding import Finding
 from iris_cli.replay.flush import flush
 from iris_cli.replay.lock import take_lock
 
@@ -122,7 +124,7 @@ class Dataset:
             dataset.close()
             raise
         if writable:
-            for litter in path.rglob("*.partial"):  # a killed write
+            for litter in list(dataset._litter()):
                 litter.unlink(missing_ok=True)
         return dataset
 
@@ -421,6 +423,112 @@ class Dataset:
         self._write(name, field, start, tokens)
         self._commit({"tokens": {**self._attributes["tokens"], fingerprint: start + len(tokens)}})
 
+    # Looking for damage, and mending what can be mended
+
+    @classmethod
+    def examine(cls, path: str | Path) -> list[Finding]:
+        """Read all that is committed, against its checksums, and say of each part what was found.
+
+        Raises:
+            DatasetError: if it is no dataset of ours, or its attributes are damaged: then nothing else is known.
+        """
+        dataset = cls(Path(path), read_attributes(Path(path)), None)
+        words = f"{dataset.num_steps:,} steps committed"
+        found = [Finding("attributes", words), *(dataset._examined(*part) for part in dataset._parts())]
+        if not any(finding.is_wrong for finding in found):
+            try:
+                dataset._read_episodes()
+                found.append(Finding("episodes", f"{dataset.num_episodes:,}, which cover the steps"))
+            except DatasetError as error:
+                found.append(Finding("episodes", error.what, is_wrong=True))
+        return [
+            *found,
+            *(Finding(part, f"left by a process that was stopped: {what}") for part, what in dataset._left()),
+        ]
+
+    @classmethod
+    def repair(cls, path: str | Path, *, dry_run: bool = False) -> list[str]:
+        """Cut everything to what is committed, and drop tokens that are damaged, which can be made again.
+
+        Args:
+            path: of the dataset.
+            dry_run: whether to say only what would be done.
+
+        Returns:
+            A sentence for each thing that was done, or would be.
+
+        Raises:
+            DatasetError: if steps or episodes are damaged, which nothing can bring back, or someone writes to it; it is
+                then left as it was.
+        """
+        path = Path(path)
+        with cls(path, read_attributes(path), None if dry_run else _lock(path)) as dataset:
+            dataset._attributes = read_attributes(path)
+            wrong = [finding for finding in cls.examine(path) if finding.is_wrong]
+            lost = [finding for finding in wrong if not finding.part.startswith("tokens/")]
+            if lost:
+                raise DatasetError(
+                    f"what is lost cannot be brought back: {'; '.join(finding.found for finding in lost)}", where=path,
+                    fix="Nothing was changed. Restore it from a copy, or collect it anew.",
+                )  # fmt: skip
+            done = [f"dropped {finding.part}, which iris tokenize makes again ({finding.found})" for finding in wrong]
+            done += [f"removed {part}: {what}" for part, what in dataset._left()]
+            if not dry_run:
+                dataset._mend({finding.part.removeprefix("tokens/") for finding in wrong})
+            return done
+
+    def _examined(self, name: str, field: Field | None, length: int) -> Finding:
+        """One array, every chunk of it read."""
+        bad = []
+        try:
+            self._check_array(name, field, length)
+            size = self._array(name, field).chunks[0]
+        except DatasetError as error:
+            return Finding(name, error.what.removeprefix("the dataset is damaged: "), is_wrong=True)
+        for start in range(0, length, size):
+            try:
+                values = self._read(name, field, start, min(start + size, length))
+                if name == "actions" and not 0 <= values.min() <= values.max() < self.num_actions:
+                    bad.append(start)
+            except DatasetError:
+                bad.append(start)
+        if bad:
+            where = f"the first holds {bad[0]:,} to {min(bad[0] + size, length) - 1:,}"
+            return Finding(name, f"{len(bad)} of its chunks are damaged, {where} of {length:,}", is_wrong=True)
+        return Finding(name, f"{length:,}, as they were written")
+
+    def _left(self) -> list[tuple[str, str]]:
+        """What lies in the folder and is not committed: its place, and what it is."""
+        left = []
+        for name, field, length in self._parts():
+            with suppress(DatasetError):  # examine tells of that
+                beyond = self._array(name, field).shape[0] - length
+                if beyond > 0:
+                    left.append((name, f"{beyond:,} beyond the {length:,} that are committed"))
+        folder = self.path / "tokens"
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        left += [(f"tokens/{n}", "tokens never committed") for n in names if n not in self._attributes["tokens"]]
+        return left + [(str(file.relative_to(self.path)), "half a file") for file in sorted(self._litter())]
+
+    def _litter(self) -> Iterator[Path]:
+        """Files of writes that were killed."""
+        return self.path.rglob("*.partial")
+
+    def _mend(self, damaged_tokens: set[str]) -> None:
+        """Commit that damaged tokens are gone; then cut and remove whatever is not committed."""
+        tokens = {name: length for name, length in self._attributes["tokens"].items() if name not in damaged_tokens}
+        if damaged_tokens:
+            self._commit({"tokens": tokens})
+        for file in list(self._litter()):
+            file.unlink()
+        for part, _ in self._left():
+            if part.startswith("tokens/") and part.removeprefix("tokens/") not in tokens:
+                shutil.rmtree(self.path / part)
+        for name, field, length in self._parts():
+            array = self._array(name, field)
+            if array.shape[0] > length:
+                array.resize((length, *array.shape[1:]))
+
     # Private
 
     @property
@@ -436,15 +544,23 @@ class Dataset:
 
     def _check(self) -> None:
         """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""
-        for name, field in self._step_fields.items():
-            self._check_array(name, field, self.num_steps)
-        if FINALS in self._attributes:
-            self._check_array(FINALS, finals_field(self.frame_shape), self._attributes[FINALS])
-        for fingerprint, length in self._attributes["tokens"].items():
-            self._check_array(f"tokens/{fingerprint}", None, length)
+        for name, field, length in self._parts():
+            self._check_array(name, field, length)
+        self._read_episodes()
+
+    def _parts(self) -> list[tuple[str, Field | None, int]]:
+        """Name, field and committed length of every array; the fields of tokens are their own."""
         pieces = self._attributes["committed_episodes"]
-        for name, field in EPISODE_FIELDS.items():
-            self._check_array(name, field, pieces)
+        finals = {FINALS: finals_field(self.frame_shape)} if FINALS in self._attributes else {}
+        return [
+            *((name, field, self.num_steps) for name, field in self._step_fields.items()),
+            *((name, field, self._attributes[FINALS]) for name, field in finals.items()),
+            *((name, field, pieces) for name, field in EPISODE_FIELDS.items()),
+            *((f"tokens/{fingerprint}", None, length) for fingerprint, length in self._attributes["tokens"].items()),
+        ]
+
+    def _read_episodes(self) -> None:
+        pieces = self._attributes["committed_episodes"]
         ends, ids = (self._read(name, field, 0, pieces) for name, field in EPISODE_FIELDS.items())
         # A kill while the last piece was made longer leaves its later end.
         self._episodes = Episodes(np.minimum(ends, self.num_steps), ids)

@@ -96,5 +96,5 @@ def test_a_file_system_without_locks_is_told_from_one_that_is_locked(
 
     monkeypatch.setattr(module.fcntl, "flock", unsupported)
 
-    with pytest.raises(RunError, match="cannot be locked.*no locks"):
+    with pytest.raises(RunError, match=r"cannot be locked.*no locks"):
         take(tmp_path / ".lock")
