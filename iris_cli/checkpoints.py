@@ -61,7 +61,8 @@ def write_checkpoint(directory: Path, number: int, checkpoint: Checkpoint) -> Pa
 def _write(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
     final, draft = directory / f"{number:06d}", directory / f".{number:06d}.partial"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    directory.mkdir(exist_ok=True)  # not its parents: a run whose directory was taken away is not to come back in part
+    draft.mkdir()
     weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
     save_file(weights, draft / "weights.safetensors")
     torch.save(checkpoint.optimizers, draft / "optimizers.pt")

@@ -49,7 +49,7 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from iris_cli import console, interrupts
-        from iris_cli.errors import Interrupted, IrisError
+        from iris_cli.errors import Interrupted, IrisError, out_of_memory
 
         try:
             with interrupts.graceful(console.say):
@@ -61,6 +61,12 @@ class Group(click.Group):
             if error.errno == errno.EPIPE:  # `iris info ... | head`: click ends quietly
                 raise
             console.error(f"{error.strerror or error}." + (f" In {error.filename}." if error.filename else ""))
+            ctx.exit(1)
+        except (MemoryError, RuntimeError) as error:
+            told = out_of_memory(error)
+            if told is None:
+                raise
+            console.error(str(told))
             ctx.exit(1)
         except (Interrupted, KeyboardInterrupt) as stop:
             console.say(str(stop) or "Stopped at once; what was not saved is lost, and the last checkpoint stands.")

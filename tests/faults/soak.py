@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,25 @@ KILLS = {"run iris": 12, "run delta-iris": 12, "run twm": 12}  # of a trial; oth
 FAULTS = ("full", "full once", "broken", "read only", "interrupt", "interrupt twice", "tear")
 
 
-def trials(seed: int) -> Iterator[tuple[str, int]]:
+def trials(seed: int, only: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Scenario and seed of one trial after the other, for ever."""
     number = seed * 1_000_000
     while True:
-        for name in SCENARIOS:
+        for name in only:
             yield name, number
             number += 1
 
 
-def soak(folder: Path, *, seed: int, minutes: float, kills: int | None = None, faults: bool = True) -> dict[str, Any]:
+def soak(
+    folder: Path,
+    *,
+    seed: int,
+    minutes: float,
+    kills: int | None = None,
+    faults: bool = True,
+    only: Sequence[str] = tuple(SCENARIOS),
+    saved: Path | None = None,
+) -> dict[str, Any]:
     """Kill scenarios until the time is over or there were so many kills; then let each kind of operation fail once.
 
     Args:
@@ -42,33 +51,32 @@ def soak(folder: Path, *, seed: int, minutes: float, kills: int | None = None, f
         minutes: after which no further trial begins.
         kills: after which none begins; None: any number.
         faults: whether to try the faults of operations, too.
+        only: the scenarios.
+        saved: where the table is written after each trial; None: nowhere.
     """
-    begun, done = time.monotonic(), list[Trial]()
+    begun, done, known = time.monotonic(), list[Trial](), dict[str, Known]()
+
+    def add(trial: Trial) -> None:
+        done.append(trial)
+        told(trial)
+        if saved is not None:
+            write(table(done, seed=seed, seconds=time.monotonic() - begun), saved)
+
     with Zygote(folder) as zygote:
-        known: dict[str, Known] = {}
-        for name, number in trials(seed):
-            if time.monotonic() - begun > 60 * minutes or sum(trial.kills for trial in done) >= (kills or 10**9):
+        for name, number in trials(seed, only):
+            over = time.monotonic() - begun > 60 * minutes
+            if over or (kills is not None and sum(trial.kills for trial in done) >= kills):
                 break
             if name not in known:
                 known[name] = learn(zygote, SCENARIOS[name], folder)
-            done.append(kill_trial(zygote, known[name], folder / f"{number}", number, kills=KILLS.get(name, 6)))
-            told(done[-1])
-        if faults:
-            for trial in all_faults(zygote, known, folder, until=begun + 60 * minutes):
-                done.append(trial)
-                told(trial)
+            add(kill_trial(zygote, known[name], folder / f"{number}", number, kills=KILLS.get(name, 6)))
+        for name in only if faults else ():
+            if name not in known:
+                known[name] = learn(zygote, SCENARIOS[name], folder)
+            for number, fault in enumerate(known[name].each_kind(FAULTS)):
+                if time.monotonic() - begun < 60 * minutes:
+                    add(fault_trial(zygote, known[name], folder / f"fault-{number}", number, fault))
     return table(done, seed=seed, seconds=time.monotonic() - begun)
-
-
-def all_faults(zygote: Zygote, known: dict[str, Known], folder: Path, *, until: float) -> Iterator[Trial]:
-    """Each kind of operation on each kind of file fails once in each way, in each scenario."""
-    number = 0
-    for scenario in known.values():
-        for fault in scenario.each_kind(FAULTS):
-            if time.monotonic() > until:
-                return
-            number += 1
-            yield fault_trial(zygote, scenario, folder / f"fault-{number}", number, fault)
 
 
 def told(trial: Trial) -> None:
@@ -114,12 +122,10 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def save(found: dict[str, Any], folder: Path) -> Path:
-    """Write a table to a file of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"soak-{time.strftime('%Y%m%d-%H%M%S')}.json"
+def write(found: dict[str, Any], path: Path) -> None:
+    """Write a table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
-    return path
 
 
 def main() -> None:
@@ -130,18 +136,21 @@ def main() -> None:
     asked.add_argument("--kills", type=int)
     asked.add_argument("--no-faults", action="store_true")
     asked.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    asked.add_argument("--scenario", choices=SCENARIOS)
+    asked.add_argument("--scenario", choices=SCENARIOS, action="append", help="[default: all]")
     asked.add_argument("--trial", type=int)
     wanted = asked.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     if wanted.trial is not None:
         with Zygote(folder) as zygote:
-            known = learn(zygote, SCENARIOS[wanted.scenario], folder)
-            kills = KILLS.get(wanted.scenario, 6)
+            [name] = wanted.scenario
+            known, kills = learn(zygote, SCENARIOS[name], folder), KILLS.get(name, 6)
             told(kill_trial(zygote, known, folder / "again", wanted.trial, kills=kills))
         return
-    found = soak(folder, seed=wanted.seed, minutes=wanted.minutes, kills=wanted.kills, faults=not wanted.no_faults)
-    path = save(found, wanted.out)
+    path = wanted.out / f"soak-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    found = soak(
+        folder, seed=wanted.seed, minutes=wanted.minutes, kills=wanted.kills, faults=not wanted.no_faults,
+        only=wanted.scenario or tuple(SCENARIOS), saved=path,
+    )  # fmt: skip
     print(json.dumps({name: found[name] for name in ("hours", "kills", "trials", "lost", "rows")}, indent=1), path)
     sys.exit(bool(found["lost"]))
 

@@ -106,7 +106,10 @@ def test_the_place_of_the_damage_is_named(path: Path) -> None:
 
     [found] = [finding for finding in Dataset.examine(path) if finding.is_wrong]
 
-    assert (found.part, found.found) == ("observations", "1 of its chunks are damaged, the first holds 64 to 127 of 150")
+    assert (found.part, found.found) == (
+        "observations",
+        "1 of its chunks are damaged, the first holds 64 to 127 of 150",
+    )
 
 
 @pytest.mark.parametrize("damage", [flip, lambda path, name: (path / name).unlink()])
@@ -164,9 +167,7 @@ def test_nobody_repairs_what_another_writes(path: Path) -> None:
 def test_what_is_committed_is_on_the_disk_before_it_counts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file that an append changed was flushed, all others before the attributes."""
     flushed: list[str] = []
-    monkeypatch.setattr(
-        "iris_cli.replay.dataset.flush", lambda file: flushed.append(str(Path(file).relative_to(path)))
-    )
+    monkeypatch.setattr("iris_cli.replay.dataset.flush", lambda file: flushed.append(str(Path(file).relative_to(path))))
     before = contents(path)
     with Dataset.open(path, writable=True) as dataset:
         append(dataset, 90, extends=True)
