@@ -88,6 +88,6 @@ def out_of_memory(error: BaseException) -> IrisError | None:
     return IrisError(
         what + (f" ({asked[1]} more were asked for)" if asked else ""),
         fix="The last checkpoint stands, and the same command goes on from it. Smaller batches need less: --set "
-        "dynamics.batch_size=N, and so on; IRIS_FRAMES=memory or disk leaves the device to the networks; iris bench says "
-        "what each part needs.",
+        "dynamics.batch_size=N, and so on; IRIS_FRAMES=memory or disk leaves the device to the networks; iris bench "
+        "says what each part needs.",
     )

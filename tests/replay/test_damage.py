@@ -1,4 +1,4 @@
-"""Every damage to a dataset is found by `Dataset.examine`; `Dataset.repair` mends what needs no guess, and nothing else."""
+"""Every damage to a dataset is found by `Dataset.examine`; `Dataset.repair` mends what needs no guess, no more."""
 
 import os
 import shutil
@@ -96,7 +96,7 @@ def test_a_damaged_chunk_of_steps_is_found_and_never_guessed(
     before = contents(path)
 
     assert chunk.split("/")[0] in wrong(path)
-    with pytest.raises(DatasetError, match="cannot be brought back.*Nothing was changed"):
+    with pytest.raises(DatasetError, match=r"cannot be brought back.*Nothing was changed"):
         Dataset.repair(path)
     assert contents(path) == before
 
