@@ -68,7 +68,7 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from iris_cli import console, interrupts
-        from iris_cli.errors import Interrupted, IrisError
+        from iris_cli.errors import Interrupted, IrisError, out_of_memory
 
         try:
             with interrupts.graceful(console.say):
@@ -80,6 +80,12 @@ class Group(click.Group):
             if error.errno == errno.EPIPE:  # `iris info ... | head`: click ends quietly
                 raise
             console.error(f"{error.strerror or error}." + (f" In {error.filename}." if error.filename else ""))
+            ctx.exit(1)
+        except (MemoryError, RuntimeError) as error:
+            told = out_of_memory(error)
+            if told is None:
+                raise
+            console.error(str(told))
             ctx.exit(1)
         except (Interrupted, KeyboardInterrupt) as stop:
             console.say(str(stop) or "Stopped at once; what was not saved is lost, and the last checkpoint stands.")
@@ -495,6 +501,45 @@ def run(file: Path, device: str, dry_run: bool, assignments: tuple[str, ...], **
         pipeline.show_plan(plan)
     else:
         console.show(pipeline.execute(plan, device=device))
+
+
+@cli.command()
+@click.argument("path", type=EITHER)
+def verify(path: Path) -> None:
+    """Check that all of a dataset or run at PATH is as it was written; exit code 1 if something is wrong.
+
+    \b
+    Example: iris verify runs/pong
+             iris verify data/pong.zarr
+    """
+    from iris_cli import console
+    from iris_cli.stages.verify import report_of
+    from iris_cli.stages.verify import verify as stage
+
+    findings = stage(path)
+    console.show(report_of(path, findings))
+    if any(finding.is_wrong for finding in findings):
+        click.get_current_context().exit(1)
+
+
+@cli.command()
+@click.argument("path", type=EITHER)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+def repair(path: Path, dry_run: bool) -> None:
+    """Bring a dataset or run at PATH back to its last whole state; says what it does, and guesses nothing.
+
+    \b
+    Example: iris repair data/pong.zarr --dry-run
+             iris repair runs/pong
+    """
+    from iris_cli import console
+    from iris_cli.stages.repair import repair as stage
+
+    done = stage(path, dry_run=dry_run)
+    for sentence in done:
+        console.say(f"{'It would have ' if dry_run else 'It '}{sentence}.")
+    if not done:
+        console.say(f"Nothing is to be done in {path}.")
 
 
 @cli.command()

@@ -14,6 +14,7 @@
 `cli.py` turns them into one line and exit code 1, and the page of `iris play` shows them; nothing else catches them.
 """
 
+import re
 from pathlib import PurePath
 
 from iris_cli.aliases import named
@@ -76,3 +77,24 @@ class ShapeError(IrisError, ValueError):
 
 class Interrupted(Exception):
     """Ctrl-C was pressed, and the work so far is saved. Not an error: the CLI prints it and exits with 130."""
+
+
+def out_of_memory(error: BaseException) -> IrisError | None:
+    """What to tell of a device or a machine whose memory was too small; None where this is another error.
+
+    torch is not imported for it: its errors are known by name, on the CPU by what they say.
+    """
+    words = str(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        what = "the memory of the device is too small"
+    elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in words):
+        what = "the memory of the machine is too small"
+    else:
+        return None
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", words)
+    return IrisError(
+        what + (f" ({asked[1]} more were asked for)" if asked else ""),
+        fix="The last checkpoint stands, and the same command goes on from it. Smaller batches need less: --set "
+        "dynamics.batch_size=N, and so on; IRIS_FRAMES=memory or disk leaves the device to the networks; iris bench "
+        "says what each part needs.",
+    )

@@ -61,8 +61,10 @@ class WorkingCopy:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / ".lock").symlink_to(lock_file(self.url))
 
-    def fetch(self, *, weights: bool = False, optimizers: bool = False) -> Path:
+    def fetch(self, *, weights: bool = False, optimizers: bool = False, everything: bool = False) -> Path:
         """Bring the directory to what the store has: everything but checkpoints, and of the latest one what is wanted.
+
+        `everything`: of all checkpoints.
 
         Raises:
             StoreError: if the store refuses or does not answer.
@@ -77,7 +79,8 @@ class WorkingCopy:
             wanted = [
                 name
                 for name in there
-                if not name.startswith("checkpoints/")
+                if everything
+                or not name.startswith("checkpoints/")
                 or name == LATEST
                 or (name.startswith(f"checkpoints/{latest}/") and PurePosixPath(name).name not in unwanted)
             ]
@@ -179,7 +182,7 @@ class WorkingCopy:
             self._known.pop(name, None)
 
 
-def at_hand(run: Location, *, weights: bool = False) -> Path:
+def at_hand(run: Location, *, weights: bool = False, everything: bool = False) -> Path:
     """A directory to read a run from: its own, or of a URL a copy that is brought up to date at each call.
 
     Raises:
@@ -190,7 +193,7 @@ def at_hand(run: Location, *, weights: bool = False) -> Path:
         return run
     if run not in _reading:
         _reading[run] = WorkingCopy(run)
-    return _reading[run].fetch(weights=weights)
+    return _reading[run].fetch(weights=weights, everything=everything)
 
 
 def publish(run: Location) -> None:

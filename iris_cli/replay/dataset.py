@@ -10,7 +10,8 @@ import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,7 @@ from iris_cli.object_store import (
     look,
     patiently,
     put,
+    remove,
     together,
 )
 from iris_cli.replay.attributes import (
@@ -40,8 +42,8 @@ from iris_cli.replay.attributes import (
     check_same,
     new_attributes,
     own_only,
-    plain,
     read_attributes,
+    sealed,
     with_writer,
 )
 from iris_cli.replay.episodes import Episodes
@@ -56,6 +58,8 @@ from iris_cli.replay.fields import (
     step_fields,
     tokens_field,
 )
+from iris_cli.replay.finding import Finding
+from iris_cli.replay.flush import flush
 from iris_cli.replay.lock import take_lock
 
 UNFINISHED = {"unfinished": "iris-dataset"}  # attributes of one that is being made in an object store
@@ -166,8 +170,8 @@ class Dataset:
         except BaseException:
             dataset.close()
             raise
-        if writable and isinstance(path, Path):
-            for litter in path.rglob("*.partial"):  # a killed write
+        if writable:
+            for litter in list(dataset._litter()):
                 litter.unlink(missing_ok=True)
         return dataset
 
@@ -469,6 +473,113 @@ class Dataset:
         self._write(name, field, start, tokens)
         self._commit({"tokens": {**self._attributes["tokens"], fingerprint: start + len(tokens)}})
 
+    # Looking for damage, and mending what can be mended
+
+    @classmethod
+    def examine(cls, path: str | Location) -> list[Finding]:
+        """Read all that is committed, against its checksums, and say of each part what was found.
+
+        Raises:
+            DatasetError: if it is no dataset of ours, or its attributes are damaged: then nothing else is known.
+        """
+        path = located(path)
+        dataset, files = cls(path, read_attributes(path), None), _files_of(path)
+        words = f"{dataset.num_steps:,} steps committed"
+        found = [Finding("attributes", words), *(dataset._examined(*part, files) for part in dataset._parts())]
+        if not any(finding.is_wrong for finding in found):
+            try:
+                dataset._read_episodes()
+                found.append(Finding("episodes", f"{dataset.num_episodes:,}, which cover the steps"))
+            except DatasetError as error:
+                found.append(Finding("episodes", error.what, is_wrong=True))
+        return [
+            *found,
+            *(Finding(part, f"left by a process that was stopped: {what}") for part, what in dataset._left()),
+        ]
+
+    @classmethod
+    def repair(cls, path: str | Location, *, dry_run: bool = False) -> list[str]:
+        """Cut everything to what is committed, and drop tokens that are damaged, which can be made again.
+
+        Args:
+            path: of the dataset.
+            dry_run: whether to say only what would be done.
+
+        Returns:
+            A sentence for each thing that was done, or would be.
+
+        Raises:
+            DatasetError: if steps or episodes are damaged, which nothing can bring back, or someone writes to it; it is
+                then left as it was.
+        """
+        path = located(path)
+        with cls(path, read_attributes(path), None if dry_run else _lock(path)) as dataset:
+            dataset._committed = _tag_of(path)
+            dataset._attributes = read_attributes(path)
+            wrong = [finding for finding in cls.examine(path) if finding.is_wrong]
+            lost = [finding for finding in wrong if not finding.part.startswith("tokens/")]
+            if lost:
+                raise DatasetError(
+                    f"what is lost cannot be brought back: {'; '.join(finding.found for finding in lost)}", where=path,
+                    fix="Nothing was changed. Restore it from a copy, or collect it anew.",
+                )  # fmt: skip
+            done = [f"dropped {finding.part}, which iris tokenize makes again ({finding.found})" for finding in wrong]
+            done += [f"removed {part}: {what}" for part, what in dataset._left()]
+            if not dry_run:
+                dataset._mend({finding.part.removeprefix("tokens/") for finding in wrong})
+            return done
+
+    def _examined(self, name: str, field: Field | None, length: int, files: Callable[[str], set[str]]) -> Finding:
+        """One array, every chunk of it read."""
+        bad = []
+        try:
+            self._check_array(name, field, length, files(name))
+            size = self._array(name, field).chunks[0]
+        except DatasetError as error:
+            return Finding(name, error.what.removeprefix("the dataset is damaged: "), is_wrong=True)
+        for start in range(0, length, size):
+            try:
+                values = self._read(name, field, start, min(start + size, length))
+                if name == "actions" and not 0 <= values.min() <= values.max() < self.num_actions:
+                    bad.append(start)
+            except DatasetError:
+                bad.append(start)
+        if bad:
+            where = f"the first holds {bad[0]:,} to {min(bad[0] + size, length) - 1:,}"
+            return Finding(name, f"{len(bad)} of its chunks are damaged, {where} of {length:,}", is_wrong=True)
+        return Finding(name, f"{length:,}, as they were written")
+
+    def _left(self) -> list[tuple[str, str]]:
+        """What lies in the folder and is not committed: its place, and what it is."""
+        left = []
+        for name, field, length in self._parts():
+            with suppress(DatasetError):  # examine tells of that
+                beyond = self._array(name, field).shape[0] - length
+                if beyond > 0:
+                    left.append((name, f"{beyond:,} beyond the {length:,} that are committed"))
+        names = _names_of_tokens(self.path)
+        left += [(f"tokens/{n}", "tokens never committed") for n in names if n not in self._attributes["tokens"]]
+        return left + [(str(file.relative_to(str(self.path))), "half a file") for file in sorted(self._litter())]
+
+    def _litter(self) -> Iterator[Path]:
+        """Files of writes that were killed; there are none among objects."""
+        return self.path.rglob("*.partial") if isinstance(self.path, Path) else iter(())
+
+    def _mend(self, damaged_tokens: set[str]) -> None:
+        """Commit that damaged tokens are gone; then cut and remove whatever is not committed."""
+        tokens = {name: length for name, length in self._attributes["tokens"].items() if name not in damaged_tokens}
+        if damaged_tokens:
+            self._commit({"tokens": tokens})
+        for file in list(self._litter()):
+            file.unlink()
+        for part, _ in self._left():
+            if part.startswith("tokens/") and part.removeprefix("tokens/") not in tokens:
+                _remove_folder(self.path / part)
+        for name, field, length in self._parts():
+            array = self._array(name, field)
+            if array.shape[0] > length:
+                array.resize((length, *array.shape[1:]))
+
     # Private
 
     @property
@@ -484,18 +595,25 @@ class Dataset:
 
     def _check(self) -> None:
         """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""
-        pieces = self._attributes["committed_episodes"]
-        wanted: dict[str, tuple[Field | None, int]] = {
-            **{name: (field, self.num_steps) for name, field in self._step_fields.items()},
-            **{name: (field, pieces) for name, field in EPISODE_FIELDS.items()},
-            **{f"tokens/{name}": (None, length) for name, length in self._attributes["tokens"].items()},
-        }
-        if FINALS in self._attributes:
-            wanted[FINALS] = (finals_field(self.frame_shape), self._attributes[FINALS])
-        files = _files_of(self.path)
-        self._at_once([partial(self._array, name, field) for name, (field, _) in wanted.items()])
-        for name, (field, length) in wanted.items():
+        parts, files = self._parts(), _files_of(self.path)
+        self._at_once([partial(self._array, name, field) for name, field, _ in parts])
+        for name, field, length in parts:
             self._check_array(name, field, length, files(name))
+        self._read_episodes()
+
+    def _parts(self) -> list[tuple[str, Field | None, int]]:
+        """Name, field and committed length of every array; the fields of tokens are their own."""
+        pieces = self._attributes["committed_episodes"]
+        finals = {FINALS: finals_field(self.frame_shape)} if FINALS in self._attributes else {}
+        return [
+            *((name, field, self.num_steps) for name, field in self._step_fields.items()),
+            *((name, field, self._attributes[FINALS]) for name, field in finals.items()),
+            *((name, field, pieces) for name, field in EPISODE_FIELDS.items()),
+            *((f"tokens/{fingerprint}", None, length) for fingerprint, length in self._attributes["tokens"].items()),
+        ]
+
+    def _read_episodes(self) -> None:
+        pieces = self._attributes["committed_episodes"]
         ends, ids = self._at_once(
             [partial(self._read, name, field, 0, pieces) for name, field in EPISODE_FIELDS.items()]
         )
@@ -509,8 +627,7 @@ class Dataset:
         if array.shape[0] < length:
             raise self._damaged(name, f"has {array.shape[0]} of {length}")
         # zarr reads a missing chunk as zeros
-        suffix = ".0" * (array.ndim - 1)
-        missing = [c for c in range(-(-length // array.chunks[0])) if f"c.{c}{suffix}" not in files]
+        missing = [number for number, chunk in enumerate(_chunks(array, 0, length)) if chunk not in files]
         if missing:
             raise self._damaged(name, f"lacks {len(missing)} chunks, the first is {missing[0]}")
 
@@ -558,6 +675,11 @@ class Dataset:
         def write() -> None:
             array.resize((start + len(values), *field.item_shape))
             array[start:] = np.asarray(values, dtype=field.dtype)
+            if isinstance(self.path, Path):
+                flush(self.path / name / "zarr.json")
+                for chunk in _chunks(array, start, start + len(values)):
+                    flush(self.path / name / chunk)
+                flush(self.path / name)
 
         try:
             patiently(write, self.path)
@@ -575,7 +697,7 @@ class Dataset:
     def _commit(self, changes: dict[str, Any]) -> None:
         """Make it count: all attributes are one file, which zarr replaces by a rename, or one object."""
         self._check_writable()
-        attributes = self._attributes | plain(changes)
+        attributes = sealed(self._attributes | changes)
         try:
             self._put_attributes(attributes)
         except _DAMAGE as error:
@@ -588,6 +710,8 @@ class Dataset:
             self._committed = put(self.path / "zarr.json", content.encode(), replacing=self._committed)
         else:
             self._group().update_attributes(attributes)
+            flush(self.path / "zarr.json")
+            flush(self.path)
 
     def _group(self) -> zarr.Group:
         return zarr.open_group(self._store, mode="r+", zarr_format=3, use_consolidated=False)
@@ -653,6 +777,21 @@ def _files_of(path: Location) -> Callable[[str], set[str]]:
     return lambda name: {file for folder, _, file in stored if folder == name}
 
 
+def _names_of_tokens(path: Location) -> list[str]:
+    """Of the folders below `tokens`."""
+    folder = path / "tokens"
+    if isinstance(folder, StoreURL):
+        return sorted({name.split("/")[0] for name in listing(folder) if "/" in name})
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _remove_folder(path: Location) -> None:
+    if isinstance(path, StoreURL):
+        remove(path / name for name in listing(path))
+    else:
+        shutil.rmtree(path)
+
+
 def _size_of(path: Location) -> int:
     """Bytes of all files or objects."""
     if isinstance(path, StoreURL):
@@ -664,6 +803,12 @@ def _create_group(store: Any, attributes: dict[str, Any], fields: Mapping[str, F
     group = zarr.create_group(store, zarr_format=3, attributes=attributes, overwrite=True)
     for name, field in fields.items():
         _create_array(group, name, field)
+
+
+def _chunks(array: zarr.Array[Any], start: int, stop: int) -> list[str]:
+    """The names of the files that items start..stop of an array lie in."""
+    size, suffix = array.chunks[0], ".0" * (array.ndim - 1)
+    return [f"c.{number}{suffix}" for number in range(start // size, -(-stop // size))]
 
 
 def _create_array(group: zarr.Group, name: str, field: Field, *, overwrite: bool = False) -> None:

@@ -12,8 +12,10 @@ import zarr
 from zarr.storage import ObjectStore
 
 from iris_cli.errors import DatasetError, IrisError, StoreError
-from iris_cli.object_store import StoreURL, client_of, listing, remove
+from iris_cli.object_store import StoreURL, client_of, listing, put, remove
 from iris_cli.replay.dataset import Dataset
+from iris_cli.stages.repair import repair
+from iris_cli.stages.verify import verify
 
 PONG = {"id": "ALE/Pong-v5", "frame_skip": 4, "clip_rewards": False}
 
@@ -40,7 +42,7 @@ def tokens(start: int, count: int) -> np.ndarray:
 
 
 def assert_same(one: Dataset, other: Dataset) -> None:
-    own = ("created",)
+    own = ("created", "digest")
     attributes = [{k: v for k, v in each.attributes.items() if k not in own} for each in (one, other)]
     assert attributes[0] == attributes[1]
     for name in ("observations", "actions", "rewards", "terminations", "truncations"):
@@ -172,6 +174,22 @@ def test_a_missing_object_is_damage_and_not_zeros(bucket: StoreURL) -> None:
 
     with pytest.raises(DatasetError, match="observations lacks 1 chunks"):
         Dataset.open(url)
+
+
+def test_verify_and_repair_reach_into_the_store(bucket: StoreURL) -> None:
+    url = bucket / "pong.zarr"
+    with create(url) as dataset:
+        append(dataset, 100)
+        dataset.write_tokens("abc", 0, tokens(0, 100))
+    assert not any(finding.is_wrong for finding in verify(url))
+    put(url / "tokens" / "abc" / "c.0.0", b"garbage")
+    put(url / "tokens" / "def" / "c.0.0", b"never committed")
+
+    assert [finding.part for finding in verify(url) if finding.is_wrong] == ["tokens/abc"]
+    assert len(repair(url)) == 2
+    assert not any(name.startswith("tokens/") and "c.0" in name for name in listing(url))
+    assert not any(finding.is_wrong for finding in verify(url))
+    assert Dataset.open(url).num_steps == 100
 
 
 def test_requests_go_on_when_the_server_is_back(bucket: StoreURL, line, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]

@@ -134,6 +134,8 @@ def test_every_stage_by_hand_is_what_it_is_on_disk(bucket: StoreURL, tmp_path: P
     for reading in (
         ("info", str(bucket / "runs" / "pong")),
         ("watch", str(bucket / "runs" / "pong"), "--once"),
+        ("verify", str(bucket / "runs" / "pong")),
+        ("verify", str(bucket / "data" / "pong.zarr")),
         ("curve", str(bucket / "runs" / "pong"), "--x", "minutes", "--out", str(tmp_path / "curve.svg")),
         ("report", str(bucket / "runs" / "pong"), "--no-pictures"),
         ("export-checkpoint", str(tmp_path / "last.pt"), "--run", str(bucket / "runs" / "pong")),
