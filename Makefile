@@ -4,6 +4,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 GAME   ?= Pong
 SEED   ?= 0
+MINUTES ?= 60
 AGENT  ?= iris
 # Each agent has its schedule: atari100k.yaml, atari100k-delta-iris.yaml, atari100k-twm.yaml.
 PIPELINE ?= atari100k$(if $(filter-out iris,$(AGENT)),-$(AGENT))
@@ -15,7 +16,7 @@ RUN  = $(VENV)/bin/python -m
 # As the iris command does: threads that wait spin for a moment only.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help demo test check bench atari100k ablations clean
+.PHONY: help demo test check bench soak atari100k ablations clean
 
 help: ## What can be made
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +41,10 @@ check: $(VENV)/installed ## What every commit must pass: format, lint, types, fa
 
 bench: $(VENV)/installed ## Throughput of every stage on this machine, saved in tests/perf/results
 	$(IRIS) bench --device $(DEVICE) --out tests/perf/results
+
+soak: $(VENV)/installed ## An hour of kills and faults: make soak MINUTES=600 SEED=1, saved in tests/faults/results
+	$(RUN) pytest -m soak tests/faults
+	$(VENV)/bin/python tests/faults/soak.py --seed $(SEED) --minutes $(MINUTES)
 
 atari100k: $(VENV)/installed ## The full loop: make atari100k GAME=Qbert SEED=0 (PIPELINE=atari100k-staged: a variant)
 	$(IRIS) run pipelines/$(PIPELINE).yaml --agent $(AGENT) --game $(GAME) --seed $(SEED) --device $(DEVICE)

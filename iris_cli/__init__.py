@@ -35,7 +35,7 @@ def load_agent(path: str | Path, device: str = "auto") -> Any:
     """The agent of a run directory at its latest checkpoint, in eval mode.
 
     Args:
-        path: of the run.
+        path: of the run, or its URL: s3://bucket/runs/pong.
         device: auto, cpu, cuda, cuda:1.
 
     Returns:
@@ -45,9 +45,10 @@ def load_agent(path: str | Path, device: str = "auto") -> Any:
         RunError: if there is no run, or it cannot be read.
     """
     from iris_cli.device import choose_device
+    from iris_cli.object_store import located
     from iris_cli.run import Run
 
-    return Run.open(Path(path), device=choose_device(device)).agent.requires_grad_(False)
+    return Run.open(located(path), device=choose_device(device)).agent.requires_grad_(False)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,13 +5,12 @@
       000042/  ...
       latest   the name of the newest one
 
-A checkpoint is written under a hidden name, flushed, marked `done`, renamed, and only then named by `latest`, so a
-kill at any instant leaves the one before in force. Nothing that is loaded can run code: safetensors, JSON,
-`torch.load(weights_only=True)`.
+A checkpoint is written under a hidden name, flushed, marked `done` (which holds a checksum of each file), renamed, and
+only then named by `latest`, so a kill at any instant leaves the one before in force. Checksums are compared on loading.
+Nothing that is loaded can run code: safetensors, JSON, `torch.load(weights_only=True)`.
 """
 
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -22,8 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from iris_cli.digests import FILES, MARK, check_files, mark_of
 from iris_cli.errors import RunError
 from iris_cli.latest import first_line, older, read_state
+from iris_cli.replay.flush import flush
 
 KEPT = 2  # newest checkpoints that stay on disk
 
@@ -60,23 +61,31 @@ def write_checkpoint(directory: Path, number: int, checkpoint: Checkpoint) -> Pa
 def _write(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
     final, draft = directory / f"{number:06d}", directory / f".{number:06d}.partial"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    directory.mkdir(exist_ok=True)  # not its parents: a run whose directory was taken away is not to come back in part
+    draft.mkdir()
     weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
     save_file(weights, draft / "weights.safetensors")
     torch.save(checkpoint.optimizers, draft / "optimizers.pt")
     (draft / "state.json").write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
     for file in list(draft.iterdir()):
-        _flush(file)
-    (draft / "done").touch()
-    _flush(draft)
+        flush(file)
+    (draft / MARK).write_text(mark_of(draft), encoding="utf-8")
+    flush(draft / MARK)
+    flush(draft)
     if final.exists():  # left by a run that was killed before `latest` named it
         shutil.rmtree(final)
     draft.rename(final)
-    _flush(directory)
+    flush(directory)
     write_atomically(directory / "latest", final.name + "\n")
-    for old in sorted(path for path in directory.iterdir() if path.is_dir() and path != final)[: -(KEPT - 1)]:
+    others = [path for path in numbered(directory) if path != final]
+    for old in [*others[: -(KEPT - 1)], *directory.glob(".*.partial")]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def numbered(directory: Path) -> list[Path]:
+    """The checkpoints of a run in the order of their numbers, whole or not; without what was put aside."""
+    return sorted(path for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
 
 
 def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Checkpoint:
@@ -91,6 +100,7 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
         RunError: if a file is missing, damaged, or holds anything but tensors and plain values.
     """
     try:
+        check_files(path, FILES if optimizers else (name for name in FILES if name != "optimizers.pt"))
         weights = load_file(path / "weights.safetensors", device=str(device))
         state = read_state(path)
         loaded = _read_tensors(path / "optimizers.pt") if optimizers else {}
@@ -106,7 +116,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a text file so that readers see the old or the new one, never half of it."""
     draft = path.with_name(f".{path.name}.partial")
     draft.write_text(text, encoding="utf-8")
-    _flush(draft)
+    flush(draft)
     draft.replace(path)
 
 
@@ -121,11 +131,3 @@ def _read_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds something else")
     return content
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,15 +13,33 @@ from click.shell_completion import CompletionItem, get_completion_class
 from iris_cli.version import VERSION
 
 F = TypeVar("F", bound=Callable[..., Any])
-PATH = click.Path(path_type=Path)
+
+
+class File(click.Path):
+    """The path of a file or folder of this machine."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            from iris_cli.object_store import on_this_machine
+
+            return on_this_machine(value)
+        return super().convert(value, param, ctx)
 
 
 class Known(click.Path):
-    """A path that a shell completes to those that fit some patterns: runs or datasets under the current directory."""
+    """A run or dataset, by path or URL; a shell completes it to those under the current directory."""
 
     def __init__(self, *patterns: str) -> None:
         super().__init__(path_type=Path)
         self._patterns = patterns
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from iris_cli.object_store import located
+
+        return located(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         found = sorted(str(path.parent) for pattern in self._patterns for path in Path().glob(pattern))
@@ -29,6 +47,7 @@ class Known(click.Path):
         return fitting or super().shell_complete(ctx, param, incomplete)
 
 
+PATH = File()
 RUN = Known("runs/*/run.yaml")
 DATASET = Known("data/*.zarr/zarr.json")
 DATA_PARALLEL = ("train-tokenizer", "train-dynamics")  # commands that several processes carry out as one
@@ -58,7 +77,7 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from iris_cli import console, interrupts
-        from iris_cli.errors import Interrupted, IrisError
+        from iris_cli.errors import Interrupted, IrisError, out_of_memory
 
         try:
             ctx.with_resource(console.hushed(_is_follower()))
@@ -73,6 +92,12 @@ class Group(click.Group):
             if error.errno == errno.EPIPE:  # `iris info ... | head`: click ends quietly
                 raise
             _tell(f"{error.strerror or error}." + (f" In {error.filename}." if error.filename else ""))
+            ctx.exit(1)
+        except (MemoryError, RuntimeError) as error:
+            told = out_of_memory(error)
+            if told is None:
+                raise
+            console.error(str(told))
             ctx.exit(1)
         except (Interrupted, KeyboardInterrupt) as stop:
             console.say(str(stop) or "Stopped at once; what was not saved is lost, and the last checkpoint stands.")
@@ -236,7 +261,7 @@ def training_options(command: F) -> F:
 @cli.command()
 @click.option("--env", help="Pong, ms_pacman, ALE/Qbert-v5, any Gymnasium id, or module:Class.  [default: the run's]")
 @click.option("--steps", type=POSITIVE, default=10_000, show_default=True, help="Environment steps to add.")
-@click.option("--out", type=PATH, help="Dataset.  [default: data/ and the game's name, or the run's]")
+@click.option("--out", type=DATASET, help="Dataset.  [default: data/ and the game's name, or the run's]")
 @click.option("--agent", help="Who shall see the frames: twm sees stacks of grey ones.  [default: iris, or the run's]")
 @click.option("--run", type=RUN, help="Play with this run's policy instead of at random.")
 @click.option("--num-envs", type=POSITIVE, default=1, show_default=True, help="Environments, each in its own process.")
@@ -432,7 +457,7 @@ def diagnose(run: Path | None, device: str, as_json: bool, trust_env: bool, **se
     with console.standard_output_for_programs(as_json):
         report = stage(open_existing(run, device=device, trust_env=trust_env), Diagnose(**settings))
     if as_json:
-        console.document(report.files["report"])
+        console.document(Path(report.files["report"]))
     else:
         console.show(report)
 
@@ -668,6 +693,45 @@ def work(directory: Path, run: str, parent: int | None) -> None:
 
 
 @cli.command()
+@click.argument("path", type=EITHER)
+def verify(path: Path) -> None:
+    """Check that all of a dataset or run at PATH is as it was written; exit code 1 if something is wrong.
+
+    \b
+    Example: iris verify runs/pong
+             iris verify data/pong.zarr
+    """
+    from iris_cli import console
+    from iris_cli.stages.verify import report_of
+    from iris_cli.stages.verify import verify as stage
+
+    findings = stage(path)
+    console.show(report_of(path, findings))
+    if any(finding.is_wrong for finding in findings):
+        click.get_current_context().exit(1)
+
+
+@cli.command()
+@click.argument("path", type=EITHER)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+def repair(path: Path, dry_run: bool) -> None:
+    """Bring a dataset or run at PATH back to its last whole state; says what it does, and guesses nothing.
+
+    \b
+    Example: iris repair data/pong.zarr --dry-run
+             iris repair runs/pong
+    """
+    from iris_cli import console
+    from iris_cli.stages.repair import repair as stage
+
+    done = stage(path, dry_run=dry_run)
+    for sentence in done:
+        console.say(f"{'It would have ' if dry_run else 'It '}{sentence}.")
+    if not done:
+        console.say(f"Nothing is to be done in {path}.")
+
+
+@cli.command()
 @click.argument("runs", type=RUN, nargs=-1)
 @click.option("--against", metavar="METHOD", help="For the probability of improvement.  [default: IRIS]")
 @click.option("--profile", type=PATH, help="Draw performance profiles here: .png, .svg or .pdf.")
@@ -710,10 +774,10 @@ def curve(runs: tuple[Path, ...], **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.option("--out", type=PATH, default=Path("attention.png"), show_default=True, help="Picture: .png, .svg or .pdf.")
 @click.option("--predictions", type=POSITIVE, default=500, show_default=True, help="How many to look into at most.")
-@click.option("--dataset", type=PATH, help="To predict on its first 5,000 steps.  [default: the run's]")
+@click.option("--dataset", type=DATASET, help="To predict on its first 5,000 steps.  [default: the run's]")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of which predictions.")
 @device_option
 def attention(run: Path, out: Path, device: str, **settings: Any) -> None:
@@ -750,7 +814,7 @@ def info(path: Path | None, as_json: bool) -> None:
 
 @cli.command("import")
 @click.argument("source")
-@click.option("--out", type=PATH, help="Dataset to make.  [default: data/ and the source's name]")
+@click.option("--out", type=DATASET, help="Dataset to make.  [default: data/ and the source's name]")
 @click.option("--csv", type=PATH, help="The actions of a film.  [default: the film's name with .csv]")
 @click.option("--actions", help="How many actions there are, or their names: NOOP,LEFT.  [default: the largest]")
 @click.option("--env", help="The game that was recorded, if it can be played.  [default: there is none]")
@@ -770,7 +834,7 @@ def import_(source: str, **settings: Any) -> None:
 
 
 @cli.command("export")
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=DATASET)
 @click.option("--to", type=click.Choice(["minari", "mp4"]), default="minari", show_default=True, help="What to write.")
 @click.option("--out", type=PATH, help="Where.  [default: beside the dataset, NAME-v0 or NAME.mp4]")
 @click.option("--fps", type=float, default=15.0, show_default=True, help="Frames per second of a film.")
@@ -906,7 +970,7 @@ def export_checkpoint(file: Path, run: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("run", type=PATH)
+@click.argument("run", type=RUN)
 @click.argument("repository", required=False)
 @click.option("--to", type=PATH, help="Make this folder instead: no hub, no network.")
 @click.option("--licence", default="unknown", show_default=True, help="Of the weights, such as mit or cc-by-4.0.")
@@ -928,7 +992,7 @@ def push(run: Path, **settings: Any) -> None:
 
 @cli.command()
 @click.argument("source")
-@click.option("--out", type=PATH, help="Run to make.  [default: runs/ and the source's name]")
+@click.option("--out", type=RUN, help="Run to make.  [default: runs/ and the source's name]")
 def pull(source: str, out: Path | None) -> None:
     """Make a run of a shared one: SOURCE is OWNER/NAME on the Hugging Face hub, or a folder that push wrote.
 

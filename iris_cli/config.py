@@ -10,12 +10,13 @@ import difflib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import yaml
 
 from iris_cli.errors import ConfigError
+from iris_cli.object_store import Location, StoreURL, located, on_this_machine
 
 T = TypeVar("T")
 Where = Callable[..., str]  # keys of a setting -> the place to name in an error
@@ -120,7 +121,7 @@ def to_mapping(config: Any) -> dict[str, Any]:
             return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         if isinstance(value, tuple):
             return [plain(item) for item in value]
-        return str(value) if isinstance(value, Path) else value
+        return str(value) if isinstance(value, PurePath) else value
 
     return plain(config)
 
@@ -155,10 +156,10 @@ def convert(value: Any, kind: Any, *, where: str, name: str) -> Any:
         ConfigError: naming the setting, the value and the type it should have.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
+    if origin in (typing.Union, types.UnionType) and kind != Location:
         if value is None or value in ("none", "null"):
             return None
-        kind = next(argument for argument in arguments if argument is not type(None))
+        kind = Location if StoreURL in arguments else next(one for one in arguments if one is not type(None))
         return convert(value, kind, where=where, name=name)
     try:
         if origin is tuple:
@@ -269,6 +270,14 @@ _CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
     int: _to_int,
     float: _to_float,
     str: _to_str,
-    Path: lambda value: Path(_to_str(value)),
+    Path: lambda value: on_this_machine(_to_str(value)),
+    Location: lambda value: located(_to_str(value)),
 }
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    Location: "a path",
+}

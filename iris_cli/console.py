@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NoReturn
 
 from rich.console import Console, Group
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from iris_cli.aliases import named
 from iris_cli.report import Report
 
 PLAIN_SECONDS = 15.0  # between two progress lines where the output is no terminal
@@ -37,18 +38,18 @@ def hushed(wanted: bool) -> Iterator[None]:
 
 def say(text: str) -> None:
     """One line for the user."""
-    _out.print(escape(text))
+    _out.print(escape(named(text)))
 
 
 def warn(text: str) -> None:
     """One line the user should not miss, on stderr."""
-    _err.print(f"[yellow]Note:[/yellow] {escape(text)}")
+    _err.print(f"[yellow]Note:[/yellow] {escape(named(text))}")
 
 
 def error(text: str) -> None:
     """The one line a failed command ends with, on stderr."""
     _err.quiet = False
-    _err.print(f"[red]Error:[/red] {escape(text)}")
+    _err.print(f"[red]Error:[/red] {escape(named(text))}")
 
 
 def show(report: Report) -> None:
@@ -64,7 +65,7 @@ def show(report: Report) -> None:
             table.add_row(name.replace("_", " "), escape(number(value)))
         _out.print(table)
     for name, path in report.files.items():
-        _out.print(f"[green]{escape(name)}[/green] {escape(str(path))}")
+        _out.print(f"[green]{escape(name)}[/green] {escape(named(str(path)))}")
     for note in report.notes:
         warn(note)
 
@@ -76,7 +77,7 @@ def line(report: Report, *, prefix: str, seconds: float) -> None:
     files = "  ".join(str(path) for path in report.files.values() if path.suffix)
     _out.print(
         f"[cyan]{escape(prefix)}[/cyan] {report.stage:<18} {escape(figures)}  "
-        f"[dim]{seconds:.1f} s[/dim]  [green]{escape(files)}[/green]".rstrip()
+        f"[dim]{seconds:.1f} s[/dim]  [green]{escape(named(files))}[/green]".rstrip()
     )
 
 
@@ -88,7 +89,7 @@ def table(title: str, rows: Mapping[str, object]) -> None:
 def facts(title: str, values: Mapping[str, object], *, as_json: bool) -> None:
     """Names and values, as a table or as JSON."""
     if as_json:
-        sys.stdout.write(json.dumps(values, indent=1) + "\n")
+        sys.stdout.write(named(json.dumps(values, indent=1)) + "\n")
     else:
         table(title, values)
 
@@ -110,8 +111,8 @@ def grid(title: str, columns: list[str], rows: list[list[object]]) -> None:
 
 def _drawn(title: str, columns: list[str], rows: list[list[object]]) -> Table | str:
     if not columns:
-        return escape(title)
-    drawn = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, show_header=any(columns))
+        return escape(named(title))
+    drawn = Table(title=escape(named(title)), title_justify="left", box=None, pad_edge=False, show_header=any(columns))
     for index, column in enumerate(columns):
         drawn.add_column(column, style="cyan" if index == 0 else None, no_wrap=index == 0)  # names stay whole
     for row in rows:
@@ -295,10 +296,12 @@ def downloads() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def _plain(value: object) -> float | int | str:
-    if isinstance(value, int | float | str):
+    if isinstance(value, str):
+        return named(value)
+    if isinstance(value, int | float):
         return value
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, PurePath):
+        return named(str(value))
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value)
     if isinstance(value, Mapping):

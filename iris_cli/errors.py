@@ -5,6 +5,7 @@
     ├── EnvironmentError_  a game or Gymnasium id                 (named so as not to hide the builtin)
     ├── DatasetError       a dataset on disk
     ├── RunError           a run directory or its checkpoints
+    ├── StoreError         an object store that refuses or does not answer
     ├── CheckpointError    a file of weights from elsewhere
     ├── TrainingError      numbers that went wrong while learning
     ├── ProcessError       one of several processes that train together
@@ -14,7 +15,10 @@
 `cli.py` turns them into one line and exit code 1, and the page of `iris play` shows them; nothing else catches them.
 """
 
-from pathlib import Path
+import re
+from pathlib import PurePath
+
+from iris_cli.aliases import named
 
 
 class IrisError(Exception):
@@ -26,14 +30,14 @@ class IrisError(Exception):
         fix: one sentence that says what to do.
     """
 
-    def __init__(self, what: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
+    def __init__(self, what: str, *, where: str | PurePath | None = None, fix: str | None = None) -> None:
         self.what, self.where, self.fix = what, where, fix
         sentence = what.rstrip(".") + "."
         if where is not None:
             sentence += f" In {where}."
         if fix is not None:
             sentence += f" {fix}"
-        super().__init__(sentence)
+        super().__init__(named(sentence))
 
 
 class ConfigError(IrisError):
@@ -50,6 +54,10 @@ class DatasetError(IrisError):
 
 class RunError(IrisError):
     """A run directory is missing, damaged or lacks an earlier stage."""
+
+
+class StoreError(IrisError):
+    """An object store refuses, or does not answer."""
 
 
 class CheckpointError(IrisError):
@@ -74,3 +82,24 @@ class ShapeError(IrisError, ValueError):
 
 class Interrupted(Exception):
     """Ctrl-C was pressed, and the work so far is saved. Not an error: the CLI prints it and exits with 130."""
+
+
+def out_of_memory(error: BaseException) -> IrisError | None:
+    """What to tell of a device or a machine whose memory was too small; None where this is another error.
+
+    torch is not imported for it: its errors are known by name, on the CPU by what they say.
+    """
+    words = str(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        what = "the memory of the device is too small"
+    elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in words):
+        what = "the memory of the machine is too small"
+    else:
+        return None
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", words)
+    return IrisError(
+        what + (f" ({asked[1]} more were asked for)" if asked else ""),
+        fix="The last checkpoint stands, and the same command goes on from it. Smaller batches need less: --set "
+        "dynamics.batch_size=N, and so on; IRIS_FRAMES=memory or disk leaves the device to the networks; iris bench "
+        "says what each part needs.",
+    )

@@ -4,6 +4,7 @@ With run.yaml and, of a pipeline, plan.json it says how to make the run again. I
 """
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,11 @@ class Note:
         """There is something that the command did."""
         if not self._is_noted:
             self._is_noted = True
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self._line) + "\n")
+            with self._path.open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                torn = file.read(1) not in (b"", b"\n")  # a line that a kill or a full disk cut short
+                file.write(b"\n" * torn + json.dumps(self._line).encode() + b"\n")
 
     def close(self) -> None:
         """Nothing to end."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from iris_cli.digests import MARK, is_whole
 from iris_cli.errors import RunError
 
 
@@ -17,11 +18,15 @@ def latest_checkpoint(directory: Path) -> Path | None:
     if not pointer.exists():
         return None
     path = directory / pointer.read_text(encoding="utf-8", errors="replace").strip()
-    if path.parent != directory or not (path / "done").exists():
-        raise RunError(
-            "the latest checkpoint is not whole", where=path, fix=f"Write the name of an older one into {pointer}."
-        )
+    if path.parent != directory or not (path / MARK).exists():
+        raise RunError("the latest checkpoint is not whole", where=path, fix=older(directory / path.name))
     return path
+
+
+def newest_whole(directory: Path, *, besides: Path) -> Path | None:
+    """The newest checkpoint but for one whose files are all as they were written; None: there is none."""
+    others = (path for path in directory.glob("[0-9]*") if path.name.isdigit() and path != besides)
+    return next(filter(is_whole, sorted(others, reverse=True)), None)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -38,7 +43,10 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def older(path: Path) -> str:
     """What to do where this checkpoint is damaged."""
-    return f"An older one may lie beside it; write its name into {path.parent / 'latest'}."
+    found = newest_whole(path.parent, besides=path)
+    if found is None:
+        return "No older one beside it is whole."
+    return f"The older one {found.name} is whole; to go back to it: iris repair {path.parent.parent}"
 
 
 def first_line(error: Exception) -> str:

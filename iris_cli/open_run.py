@@ -20,6 +20,7 @@ from iris_cli.launch import WAIT_SECONDS, Launch, launch
 from iris_cli.loggers.feed import Feed, check_names
 from iris_cli.loggers.records import Origin
 from iris_cli.nn import data_parallel
+from iris_cli.object_store import Location
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
@@ -28,10 +29,10 @@ S = TypeVar("S")
 
 
 def open_for_training(
-    dataset: Path,
+    dataset: Location,
     *,
     create: bool = False,
-    run: Path | None = None,
+    run: Location | None = None,
     agent: str | None = None,
     preset: str | None = None,
     seed: int | None = None,
@@ -44,7 +45,7 @@ def open_for_training(
     Args:
         dataset: what it learns from.
         create: whether to make the run, with the settings that follow, where there is none.
-        run: its directory.
+        run: its directory, or its URL.
         agent, preset, seed: of a new run; for one that is there they must agree.
         device: where it computes.
         assignments: settings from --set.
@@ -121,7 +122,7 @@ def open_together(dataset: Path, *, device: str = "auto", run: Path | None = Non
     return opened
 
 
-def _directory(dataset: Path, run: Path | None) -> Path:
+def _directory(dataset: Location, run: Location | None) -> Location:
     """Of the run that learns from a dataset: the named one, or its default."""
     return run or Path("runs") / dataset.stem
 
@@ -174,7 +175,9 @@ def begun(run: Run, log: tuple[str, ...] = ()) -> Run:
     return run
 
 
-def open_existing(run: Path | None, *, device: str = "auto", training: bool = False, trust_env: bool = False) -> Run:
+def open_existing(
+    run: Location | None, *, device: str = "auto", training: bool = False, trust_env: bool = False
+) -> Run:
     """The named run, or the newest one, which is then printed; `trust_env`: its environment may import its module."""
     if run is None:
         run = newest_run()
@@ -186,7 +189,13 @@ def open_existing(run: Path | None, *, device: str = "auto", training: bool = Fa
 
 
 def open_for_collecting(
-    run: Path, *, env: str | None, agent: str | None = None, dataset: Path | None, device: str, trust_env: bool = False
+    run: Location,
+    *,
+    env: str | None,
+    agent: str | None = None,
+    dataset: Location | None,
+    device: str,
+    trust_env: bool = False,
 ) -> Run:
     """A run whose policy is to play its own environment, whose module may be imported if it is named or trusted.
 

@@ -15,6 +15,7 @@ from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import Interrupted, IrisError, RunError
 from iris_cli.history import Note, write_plan
 from iris_cli.latest import latest_checkpoint, read_state
+from iris_cli.object_store import Location
 from iris_cli.open_run import logged
 from iris_cli.plan import Plan, Planned, check_order
 from iris_cli.replay.dataset import Dataset
@@ -29,6 +30,7 @@ from iris_cli.stages.train_actor_critic import train_actor_critic
 from iris_cli.stages.train_agent import train_agent
 from iris_cli.stages.train_dynamics import train_dynamics
 from iris_cli.stages.train_tokenizer import announce_loss, train_tokenizer
+from iris_cli.working_copy import at_hand
 
 # Defaults of an evaluation that have changed since a cursor was a digest of all settings; ... is one not yet there.
 _EVALUATIONS_THEN: tuple[dict[str, Any], ...] = ({}, {"temperature": 0.5}, {"temperature": 0.5, "measured_steps": ...})
@@ -153,22 +155,23 @@ def _perform(run: Run, planned: Planned) -> Report:
         case "diagnose":
             return diagnose(run, settings, name=name)
         case "imagine":
-            return imagine(run, settings, path=_media(run.directory, planned))
+            return imagine(run, settings, path=run.directory / _media(planned))
     raise AssertionError(planned.stage)
 
 
-def _media(directory: Path, planned: Planned) -> Path:
+def _media(planned: Planned) -> Path:
+    """Where a film goes, in the run's directory."""
     render = planned.settings.render
     name = render.name if planned.round is None else f"{render.stem}-{planned.round:04d}{render.suffix}"
-    return directory / "media" / render.with_name(name)
+    return Path("media") / render.with_name(name)
 
 
-def _outcomes(plan: Plan) -> dict[str, Path]:
+def _outcomes(plan: Plan) -> dict[str, Location]:
     """The last video and the last evaluation report."""
-    files = {}
+    files: dict[str, Location] = {}
     for planned in plan.stages:
         if planned.stage == "imagine":
-            files["video"] = _media(plan.run, planned)
+            files["video"] = plan.run / _media(planned)
         if planned.stage == "evaluate":
             name = f"round-{planned.round:04d}" if planned.round is not None else planned.phase
             files["report"] = plan.run / "reports" / f"evaluate-{name}.json"
@@ -184,7 +187,8 @@ def check(plan: Plan) -> None:
     """
     position, trained = 0, set[str]()
     if (plan.run / "run.yaml").exists():
-        card, path = read_card(plan.run), latest_checkpoint(plan.run / "checkpoints")
+        directory = at_hand(plan.run)
+        card, path = read_card(directory), latest_checkpoint(directory / "checkpoints")
         state = {} if path is None else read_state(path)
         try:
             position = state["cursor"]["position"] if state.get("cursor") else 0
@@ -192,13 +196,13 @@ def check(plan: Plan) -> None:
         except (AttributeError, KeyError, TypeError) as error:
             raise RunError(f"the checkpoint cannot be read ({error})", where=path or plan.run) from None
         trained |= set(COMPONENTS if "imported" in card else ())
-    check_order(plan, position=position, trained=trained, has_steps=plan.dataset.exists())
+    check_order(plan, position=position, trained=trained, has_steps=Dataset.exists(plan.dataset))
 
 
 def _open(plan: Plan, device: str) -> Run:
     chosen = choose_device(device)
     if (plan.run / "run.yaml").exists():
-        card = read_card(plan.run)
+        card = read_card(at_hand(plan.run))
         for key, value in (
             ("agent", plan.agent), ("preset", plan.config.preset), ("seed", plan.seed), ("dataset", str(plan.dataset)),
             ("environment", plan.environment.to_mapping()),
@@ -212,7 +216,7 @@ def _open(plan: Plan, device: str) -> Run:
         run = Run.open(plan.run, device=chosen, training=True)
         run.environment = plan.environment  # the same, but named by whoever typed the pipeline's name
         return run
-    if plan.dataset.exists():
+    if Dataset.exists(plan.dataset):
         with Dataset.open(plan.dataset) as dataset:
             dataset.check_environment(plan.environment.to_mapping())
             num_actions = dataset.num_actions
@@ -234,7 +238,7 @@ def _resume(run: Run, plan: Plan) -> int:
             where=run.directory, fix="Name another run: --set run=runs/NAME.",
         )  # fmt: skip
     if any(planned.stage == "collect" for planned in plan.stages) and (
-        run.dataset_path.exists() or run.collected["steps"]
+        Dataset.exists(run.dataset_path) or run.collected["steps"]
     ):
         with Dataset.open(run.dataset_path, writable=True) as dataset:
             if dataset.num_steps != run.collected["steps"]:

@@ -10,6 +10,7 @@ from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest,
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import ConfigError
 from iris_cli.loggers.feed import check_names
+from iris_cli.object_store import Location, located
 from iris_cli.open_run import environment_for
 from iris_cli.stages.collect import Collect
 from iris_cli.stages.diagnose import Diagnose
@@ -83,7 +84,7 @@ class Plan:
         agent, config: the agent's name and its settings.
         changes: the settings among these that differ from the preset because the file or --set says so.
         environment: what is played.
-        dataset, run: paths.
+        dataset, run: paths or URLs.
         seed: of weights, games and draws.
         rounds: how many.
         stages: in order.
@@ -95,8 +96,8 @@ class Plan:
     config: Any
     changes: dict[str, Any]
     environment: EnvSpec
-    dataset: Path
-    run: Path
+    dataset: Location
+    run: Location
     seed: int
     rounds: int
     stages: list[Planned]
@@ -175,10 +176,10 @@ def make_plan(
         config=_agent_config(document, agent_name, scalar("preset", str, "published"), top.get("settings"), changes),
         changes=_merged(top.get("settings") or {}, changes),
         environment=environment,
-        dataset=Path(
+        dataset=located(
             _filled(scalar("dataset", str, "data/{agent}-{game}-{seed}.zarr"), variables, document, "dataset")
         ),
-        run=Path(_filled(scalar("run", str, "runs/{agent}-{game}-{seed}"), variables, document, "run")),
+        run=located(_filled(scalar("run", str, "runs/{agent}-{game}-{seed}"), variables, document, "run")),
         seed=seed_value,
         rounds=max((planned.round or 0 for planned in stages), default=0),
         stages=stages,

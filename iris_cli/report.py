@@ -1,7 +1,8 @@
 """What a stage returns: its figures and the files it wrote. The CLI shows it, the pipeline logs it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePath
 
 
 @dataclass(frozen=True)
@@ -28,5 +29,5 @@ class Report:
     stage: str
     figures: dict[str, float | int | str] = field(default_factory=dict)
     sections: tuple[Section, ...] = ()
-    files: dict[str, Path] = field(default_factory=dict)
+    files: Mapping[str, PurePath] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,15 +37,17 @@ from iris_cli.checkpoints import Checkpoint, read_checkpoint, write_atomically, 
 from iris_cli.config import dump_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.envs.vector import VectorEnv
-from iris_cli.errors import ConfigError, RunError, TrainingError
+from iris_cli.errors import ConfigError, RunError, StoreError, TrainingError
 from iris_cli.latest import latest_checkpoint
 from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.learn.visits import Visits
+from iris_cli.object_store import Location, StoreURL, located
 from iris_cli.progress import Progress
 from iris_cli.replay.dataset import Dataset
 from iris_cli.replay.lock import release_lock, take_lock
 from iris_cli.replay.segments import Replay
 from iris_cli.version import VERSION
+from iris_cli.working_copy import WorkingCopy
 
 SAVE_SECONDS = float(os.environ.get("IRIS_SAVE_SECONDS", "60"))  # between two checkpoints of a training stage
 FRAMES = os.environ.get("IRIS_FRAMES")  # where frames are kept: device, memory or disk; None: where they fit
@@ -77,7 +79,7 @@ class Run:
         self.device = device
         self.agent_name: str = card["agent"]
         self.seed: int = card["seed"]
-        self.dataset_path = Path(card["dataset"])
+        self.dataset_path = located(card["dataset"])
         self.environment = EnvSpec.from_mapping(card["environment"])
         with torch.random.fork_rng(devices=[]):  # the caller's random stream stays where it is
             torch.manual_seed(self.seed)
@@ -104,19 +106,20 @@ class Run:
         self._tokens_of: str | None = None
         self._unlock: weakref.finalize | None = None  # while open for training
         self.listeners: list[Listener] = []  # closed with the run
+        self._copy: WorkingCopy | None = None  # of a run in an object store, which `directory` stands for
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
     @classmethod
     def create(
         cls,
-        directory: Path,
+        directory: Location,
         *,
         agent: str,
         config: Any,
         environment: EnvSpec,
         num_actions: int,
-        dataset: Path,
+        dataset: Location,
         seed: int,
         device: torch.device,
         weights: dict[str, Tensor] | None = None,
@@ -129,7 +132,7 @@ class Run:
         """Make a run and its first checkpoint, with fresh weights (from `seed`) unless some are given.
 
         Args:
-            directory: must not hold a run.
+            directory: must not hold a run; may be a place in an object store.
             agent, config: its name and settings.
             environment, num_actions: what it plays.
             dataset: path, need not exist yet.
@@ -158,6 +161,10 @@ class Run:
             )  # fmt: skip
         if (directory / "run.yaml").exists():
             raise RunError("there is a run already", where=directory, fix="Name another with --run.")
+        copy: WorkingCopy | None = None
+        if isinstance(directory, StoreURL):
+            copy = WorkingCopy(directory)
+            directory = copy.directory
         config = _with_found_files(config, directory, beside or {})
         card = {
             "format": FORMAT,
@@ -176,6 +183,8 @@ class Run:
         draft = directory.with_name(f".{directory.name}.partial")  # may be left by a kill, and is then written over
         try:
             draft.mkdir(parents=True, exist_ok=True)
+            if copy is not None:
+                copy.lock_here(draft)
         except OSError as error:
             raise RunError(
                 f"the run cannot be made ({error})", where=directory, fix="Name another with --run."
@@ -202,15 +211,18 @@ class Run:
                 raise RunError(
                     f"the run cannot be made: {error}", where=directory, fix="Name another: --run."
                 ) from None
-        run.directory, run._is_new = directory, True
+        run.directory, run._is_new, run._copy = directory, True, copy
+        run.publish()
         return run
 
     @classmethod
-    def open(cls, directory: Path, *, device: torch.device, training: bool = False, follower: bool = False) -> "Run":
+    def open(
+        cls, directory: Location, *, device: torch.device, training: bool = False, follower: bool = False
+    ) -> "Run":
         """Open a run at its latest checkpoint.
 
         Args:
-            directory: of the run.
+            directory: of the run, or its URL.
             device: where the agent goes.
             training: whether to write to it, as its only process; also loads the states of the optimizers.
             follower: whether to train it without writing, beside the process that does.
@@ -218,10 +230,16 @@ class Run:
         Raises:
             RunError: if it is missing, damaged, written by another format, or (training) open for training elsewhere.
         """
+        copy: WorkingCopy | None = None
+        if isinstance(directory, StoreURL):
+            copy = WorkingCopy(directory)
+            directory = copy.fetch(weights=True, optimizers=training or follower)
         card = read_card(directory)  # before the lock, so that nothing foreign is touched
         with ExitStack() as lock:
             if training:
                 lock.callback(release_lock, _lock(directory))
+                if copy is not None:
+                    copy.fetch(weights=True, optimizers=True)
                 card = read_card(directory)  # as it is now that nobody else writes
             try:
                 published = config_for(card["agent"])
@@ -233,7 +251,7 @@ class Run:
             if path is None:
                 raise RunError("the run has no checkpoint", where=directory)
             run._load(path, optimizers=training or follower)
-            run.is_follower = follower
+            run.is_follower, run._copy = follower, copy
             if training:
                 run._unlock = weakref.finalize(run, lock.pop_all().close)
         return run
@@ -277,6 +295,7 @@ class Run:
 
         Raises:
             RunError: if the run is not open for training, or the checkpoint cannot be written.
+            StoreError: if it lives in an object store that does not take it; there the one before stays the latest.
         """
         if self.is_follower:
             self.checkpoint_number, self._saved_at = self.checkpoint_number + 1, time.monotonic()
@@ -311,6 +330,7 @@ class Run:
         )
         self._saved_at = time.monotonic()
         self.tell()
+        self.publish()
         return path
 
     def tell(self) -> None:
@@ -318,11 +338,27 @@ class Run:
         for listener in self.listeners:
             listener.saved(self._metrics_bytes or 0)
 
+    def publish(self) -> None:
+        """Bring what is new in the directory to the object store, for a run that lives in one.
+
+        Raises:
+            StoreError: if the store refuses or does not answer.
+        """
+        if self._copy is not None:
+            self._copy.publish()
+
     def withdraw(self) -> None:
         """Take the directory away if it was made just now and nothing was learned or collected: a false start."""
         kept = (self.directory / "failures").exists()
         if self._is_new and not kept and not any(self.updates.values()) and not self.collected["steps"]:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self.remove()
+
+    def remove(self) -> None:
+        """Take the directory away, and what the object store has of it if that answers."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if self._copy is not None:
+            with suppress(StoreError):
+                self._copy.withdraw()
 
     def save_if_due(
         self, *, before: Callable[[], None] = lambda: None, agreed: Callable[[bool], bool] = lambda due: due

@@ -14,6 +14,7 @@ import torch
 
 from iris_cli import checkpoints
 from iris_cli.checkpoints import Checkpoint, read_checkpoint, write_atomically, write_checkpoint
+from iris_cli.digests import mark_of
 from iris_cli.errors import RunError
 from iris_cli.latest import latest_checkpoint
 
@@ -57,7 +58,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) ->
     with monkeypatch.context() as patch:
         for owner, name in (
             (Path, "mkdir"), (Path, "write_text"), (Path, "touch"), (Path, "rename"), (Path, "replace"),
-            (checkpoints, "save_file"), (torch, "save"), (checkpoints, "_flush"), (os, "replace"), (shutil, "rmtree"),
+            (checkpoints, "save_file"), (torch, "save"), (checkpoints, "flush"), (os, "replace"), (shutil, "rmtree"),
         ):  # fmt: skip
             patch.setattr(owner, name, wrap(getattr(owner, name)))
         yield lambda: calls >= step
@@ -137,9 +138,40 @@ class _Code:
 def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path, write: Callable[..., None]) -> None:
     path = write_checkpoint(tmp_path / "checkpoints", 1, checkpoint(1))
     write(_Code(tmp_path / "ran"), path / "optimizers.pt")
+    (path / "done").write_text(mark_of(path))  # as its author would
     with pytest.raises(RunError, match="cannot be read"):
         read_checkpoint(path, CPU, optimizers=True)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizers.pt", "state.json", "done"])
+def test_one_flipped_bit_is_one_clear_error(tmp_path: Path, file: str) -> None:
+    for number in (1, 2):
+        write_checkpoint(tmp_path, number, checkpoint(number))
+    content = bytearray((tmp_path / "000002" / file).read_bytes())
+    content[-3] ^= 1  # inside a number, where nothing else would notice
+    (tmp_path / "000002" / file).write_bytes(content)
+
+    with pytest.raises(RunError, match=rf"{file} is .*The older one 000001 is whole.*iris repair"):
+        read_checkpoint(tmp_path / "000002", CPU, optimizers=True)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksums_and_is_read(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, 1, checkpoint(1))
+    (path / "done").write_bytes(b"")
+
+    assert number_of_latest(tmp_path) == 1
+
+
+def test_what_was_put_aside_is_neither_counted_nor_removed(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_checkpoint(tmp_path, number, checkpoint(number))
+    (tmp_path / "000002").rename(tmp_path / "000002.damaged")
+    for number in (2, 3):
+        write_checkpoint(tmp_path, number, checkpoint(number))
+
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["000002", "000002.damaged", "000003", "latest"]
 
 
 @pytest.mark.parametrize("name", ["000009", "../elsewhere", "", "000001/.."])

@@ -13,6 +13,7 @@ import torch
 import zarr
 from click.testing import Result
 
+from iris_cli.digests import mark_of
 from iris_cli.errors import ConfigError, DatasetError, IrisError, ShapeError, TrainingError
 from iris_cli.run import Run
 
@@ -62,6 +63,12 @@ def pipeline(text: str) -> None:
 
 def checkpoint(run: str = "pong") -> Path:
     return Path("runs", run, "checkpoints", Path("runs", run, "checkpoints", "latest").read_text().strip())
+
+
+def sealed(name: str, content: bytes) -> None:
+    """Write a file of the checkpoint with its checksum, as a stranger could."""
+    (checkpoint() / name).write_bytes(content)
+    (checkpoint() / "done").write_text(mark_of(checkpoint()))
 
 
 def replaced(path: Path, old: str, new: str) -> None:
@@ -365,8 +372,10 @@ def test_where_nothing_can_be_written_one_line_says_so(refused: Callable[..., st
         (lambda: (checkpoint() / "weights.safetensors").write_bytes(b"garbage"), ["cannot be read", "older one"]),
         (lambda: (checkpoint() / "weights.safetensors").write_bytes(b""), ["cannot be read", "older one"]),
         (lambda: (checkpoint() / "state.json").write_text("{garbage"), ["cannot be read", "older one"]),
-        (lambda: (checkpoint() / "state.json").write_text("[]"), ["does not fit"]),
-        (lambda: (checkpoint() / "state.json").write_text('{"updates": "ab"}'), ["does not fit"]),
+        (lambda: (checkpoint() / "state.json").write_text("[]"), ["state.json", "checksum"]),
+        (lambda: sealed("state.json", b"[]"), ["does not fit"]),
+        (lambda: sealed("state.json", b'{"updates": "ab"}'), ["does not fit"]),
+        (lambda: (checkpoint() / "done").write_text("[1]"), ["done is damaged", "older one"]),
         (lambda: (checkpoint() / "done").unlink(), ["not whole", "older one"]),
         (lambda: Path("runs/pong/checkpoints/latest").write_bytes(b"\xff\xfe"), ["not whole"]),
         (lambda: Path("runs/pong/checkpoints/latest").write_text("../../elsewhere"), ["not whole"]),
@@ -408,6 +417,7 @@ def test_damaged_optimizers_are_refused_and_code_in_them_never_runs(
     refused: Callable[..., str], workplace: Path, prepare: Prepare
 ) -> None:
     prepare(checkpoint() / "optimizers.pt")
+    sealed("state.json", (checkpoint() / "state.json").read_bytes())
 
     assert "runs/pong" in refused("train-tokenizer data/pong.zarr --updates 1")
 

@@ -5,6 +5,7 @@ What happened to each since its last real reset is kept, which is enough to buil
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from iris_cli.envs.make import achievement_names, action_meanings, make, note_on
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import EnvironmentError_, IrisError
 
+ANSWER_SECONDS = float(os.environ.get("IRIS_ENV_SECONDS", "600"))  # that a worker may take; a restored game is replayed
 RESET = -1  # in a state's list of actions: a reset that went on with the same game
 
 
@@ -170,7 +172,7 @@ class _Game:
 
 
 class _Here:
-    """A game in this process."""
+    """A game in this process, which hangs where the game hangs: Ctrl-C twice stops both."""
 
     def __init__(self, spec: EnvSpec) -> None:
         self._spec = spec
@@ -204,6 +206,11 @@ class _Worker:
 
     def answer(self) -> Any:
         try:
+            if not self._pipe.poll(ANSWER_SECONDS):
+                raise EnvironmentError_(
+                    f"an environment gave no answer for {ANSWER_SECONDS:g} s, so it was stopped", where=self._spec.id,
+                    fix="If it is only slow: IRIS_ENV_SECONDS=N waits N seconds.",
+                )  # fmt: skip
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(timeout=1)

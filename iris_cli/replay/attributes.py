@@ -1,21 +1,24 @@
 """The attributes of a dataset: one file, read and checked without zarr, whose replacement is the commit.
 
-The layout and what each says: data/README.md.
+The layout and what each says: data/README.md. Those of earlier format versions are read as the present one, and become
+it on disk with the next commit.
 """
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.object_store import Location
 from iris_cli.version import VERSION
 
 FORMAT = "iris-dataset"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_STEPS = {1: lambda attributes: attributes}  # version -> what makes it the next one; 2 brought the digest
 RESERVED = (  # attributes that only `Dataset` itself writes
     "format",
     "format_version",
@@ -29,7 +32,7 @@ RESERVED = (  # attributes that only `Dataset` itself writes
     "writers",
     "tokens",
 )
-OPTIONAL = ("achievements", "final_observations")  # likewise, but not there in most datasets
+OPTIONAL = ("achievements", "final_observations", "digest")  # likewise, but not there in all datasets
 
 
 def new_attributes(
@@ -41,7 +44,7 @@ def new_attributes(
     keeps_finals: bool = False,
 ) -> dict[str, Any]:
     """Those of an empty dataset."""
-    return plain(
+    return sealed(
         own_only(others)
         | {
             "format": FORMAT,
@@ -61,7 +64,7 @@ def new_attributes(
     )
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
+def read_attributes(path: Location) -> dict[str, Any]:
     """The attributes of a dataset of ours, checked.
 
     Raises:
@@ -81,15 +84,31 @@ def read_attributes(path: Path) -> dict[str, Any]:
         raise DatasetError("the dataset is damaged: zarr.json is unreadable", where=path) from None
     if not ours:
         raise DatasetError("this is a Zarr group, but not a dataset of this program", where=path)
-    if attributes.get("format_version") != FORMAT_VERSION:
+    version = attributes.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise DatasetError(
-            f"the dataset has format version {attributes.get('format_version')}, this program reads {FORMAT_VERSION}",
+            f"the dataset has format version {version}, this program reads 1 to {FORMAT_VERSION}",
             where=path,
-            fix="Use the version of the program that wrote it.",
+            fix="Use the version of the program that wrote it, or a later one.",
         )
     if not _is_complete(attributes):
         raise DatasetError("the dataset is damaged: its attributes are not whole", where=path)
+    if version > 1 and attributes.get("digest") != _digest(attributes):
+        raise DatasetError("the dataset is damaged: its attributes are not as they were written", where=path)
+    for earlier in range(version, FORMAT_VERSION):
+        attributes = _STEPS[earlier](attributes) | {"format_version": earlier + 1}
     return attributes
+
+
+def sealed(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The same as they will be read back, with a checksum over all of them."""
+    values = plain(attributes)
+    return values | {"digest": _digest(values)}
+
+
+def _digest(attributes: dict[str, Any]) -> str:
+    others = {name: value for name, value in attributes.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def own_only(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +128,7 @@ def plain(values: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def check_same(theirs: dict[str, Any], ours: dict[str, Any], *, where: Path) -> None:
+def check_same(theirs: dict[str, Any], ours: dict[str, Any], *, where: Location) -> None:
     """Refuse another environment than that of a dataset, or the same one with other settings.
 
     Raises:
@@ -132,7 +151,7 @@ def with_writer(writers: list[dict[str, Any]], who: str, start: int) -> list[dic
     return writers if writers and writers[-1]["who"] == who else [*writers, {"start": start, "who": who}]
 
 
-def check_dropping(attributes: dict[str, Any], steps: int, who: str, *, where: Path) -> None:
+def check_dropping(attributes: dict[str, Any], steps: int, who: str, *, where: Location) -> None:
     """Refuse to drop what comes after the first `steps` steps unless `who` wrote all of it.
 
     Raises:

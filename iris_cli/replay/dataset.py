@@ -5,11 +5,14 @@ besides (cursors, counts) lives in the run, so that one dataset serves many runs
 """
 
 import copy
+import json
 import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,16 +20,30 @@ from typing import Any, Self
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.storage import ObjectStore
 
 from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.object_store import (
+    Location,
+    StoreURL,
+    client_of,
+    listing,
+    located,
+    lock_file,
+    look,
+    patiently,
+    put,
+    remove,
+    together,
+)
 from iris_cli.replay.attributes import (
     FORMAT_VERSION,
     check_dropping,
     check_same,
     new_attributes,
     own_only,
-    plain,
     read_attributes,
+    sealed,
     with_writer,
 )
 from iris_cli.replay.episodes import Episodes
@@ -41,27 +58,40 @@ from iris_cli.replay.fields import (
     step_fields,
     tokens_field,
 )
+from iris_cli.replay.finding import Finding
+from iris_cli.replay.flush import flush
 from iris_cli.replay.lock import take_lock
 
+UNFINISHED = {"unfinished": "iris-dataset"}  # attributes of one that is being made in an object store
+_EVERY_CHUNK = {"array.write_empty_chunks": True}  # also one of zeros, so that a missing one is known to be lost
 # What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError)
 
 
 class Dataset:
-    """All steps of one environment on disk. Build it with `create`, `open` or `open_or_create`."""
+    """All steps of one environment, on disk or in an object store. Build it with `create`, `open`, `open_or_create`."""
 
-    def __init__(self, path: Path, attributes: dict[str, Any], lock: int | None) -> None:
+    def __init__(self, path: Location, attributes: dict[str, Any], lock: int | None) -> None:
         self.path = path
+        self._store = _store_of(path)
+        self._arrays: dict[str, zarr.Array[Any]] = {}  # of an object store, where opening one is a request
+        self._committed: str | None = None  # tag of the last commit in an object store, by us or seen when opened
         self._attributes = attributes
         self._episodes = Episodes.none()
         self._unlock = None if lock is None else weakref.finalize(self, os.close, lock)
 
     # Opening
 
+    @staticmethod
+    def exists(path: str | Location) -> bool:
+        """Whether there is a dataset, or something else that has its name."""
+        path = located(path)
+        return path.exists() and not (isinstance(path, StoreURL) and _is_unfinished(path))
+
     @classmethod
     def create(
         cls,
-        path: str | Path,
+        path: str | Location,
         *,
         environment: dict[str, Any],
         action_meanings: Sequence[str],
@@ -72,7 +102,7 @@ class Dataset:
         """Make an empty dataset, open for writing. It appears whole or not at all.
 
         Args:
-            path: where; must not exist, missing parents are made.
+            path: where, a path or s3://bucket/name; must not exist, missing parents are made.
             environment: JSON-safe mapping that says everything about the environment; compared at later appends.
             action_meanings: one name per action.
             achievements: one name for each that an episode may unlock, in games that have such.
@@ -82,19 +112,22 @@ class Dataset:
         Raises:
             DatasetError: if something is there already, or it cannot be written.
         """
-        path = Path(path)
+        path = located(path)
         content = new_attributes(
             environment, action_meanings, achievements, attributes or {}, keeps_finals=keeps_finals
         )
+        fields = {**step_fields(frame_shape(environment), len(achievements)), **EPISODE_FIELDS}
+        if keeps_finals:
+            fields[FINALS] = finals_field(frame_shape(environment))
+        if isinstance(path, StoreURL):
+            return cls._create_in_store(path, content, fields)
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             if path.exists():
                 raise FileExistsError("something is there already")
             path.parent.mkdir(parents=True, exist_ok=True)
             group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
-            fields = step_fields(frame_shape(environment), len(achievements))
-            finals = {FINALS: finals_field(frame_shape(environment))} if keeps_finals else {}
-            for name, field in {**fields, **EPISODE_FIELDS, **finals}.items():
+            for name, field in fields.items():
                 _create_array(group, name, field)
             dataset = cls(path, content, _lock(unfinished))
             unfinished.rename(path)
@@ -104,35 +137,54 @@ class Dataset:
         return dataset
 
     @classmethod
-    def open(cls, path: str | Path, *, writable: bool = False) -> Self:
+    def _create_in_store(cls, path: StoreURL, content: dict[str, Any], fields: Mapping[str, Field]) -> Self:
+        """Nothing can be renamed there, so until the last request the group says that it is unfinished."""
+        dataset = cls(path, content, _lock(path))
+        try:
+            if path.exists() and not _is_unfinished(path):
+                raise DatasetError("the dataset cannot be created: something is there already", where=path)
+            patiently(lambda: _create_group(dataset._store, UNFINISHED, fields), path)
+            dataset._committed = _tag_of(path)
+            dataset._put_attributes(content)
+        except BaseException:
+            dataset.close()
+            raise
+        return dataset
+
+    @classmethod
+    def open(cls, path: str | Location, *, writable: bool = False) -> Self:
         """Open a dataset at its last committed step.
 
         Raises:
             DatasetError: if there is none, it is not ours, of another format version, damaged, or (writable) someone
                 else writes to it.
         """
-        path = Path(path)
+        path = located(path)
         attributes = read_attributes(path)  # before the lock, so that nothing foreign is touched
         dataset = cls(path, attributes, _lock(path) if writable else None)
         try:
-            dataset._attributes = read_attributes(path)  # what was committed until the lock was free
+            if writable:
+                dataset._committed = _tag_of(path)
+                dataset._attributes = read_attributes(path)  # what was committed until the lock was free
             dataset._check()
-        except DatasetError:
+        except BaseException:
             dataset.close()
             raise
         if writable:
-            for litter in path.rglob("*.partial"):  # a killed write
+            for litter in list(dataset._litter()):
                 litter.unlink(missing_ok=True)
         return dataset
 
     @classmethod
-    def open_or_create(cls, path: str | Path, *, environment: dict[str, Any], action_meanings: Sequence[str]) -> Self:
+    def open_or_create(
+        cls, path: str | Location, *, environment: dict[str, Any], action_meanings: Sequence[str]
+    ) -> Self:
         """Continue the dataset at `path`, or begin one; open for writing. Arguments and errors as above.
 
         Raises:
             DatasetError: also if it holds another environment.
         """
-        if not Path(path).exists():
+        if not cls.exists(path):
             return cls.create(path, environment=environment, action_meanings=action_meanings)
         dataset = cls.open(path, writable=True)
         try:
@@ -274,7 +326,7 @@ class Dataset:
             "actions": self.num_actions,
             "action_meanings": list(self._attributes["action_meanings"]),
             "tokens": dict(self._attributes["tokens"]),
-            "size_bytes": sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()),
+            "size_bytes": _size_of(self.path),
             "created": self._attributes["created"],
             **self._imported(),
             "format_version": FORMAT_VERSION,
@@ -335,10 +387,10 @@ class Dataset:
         self._check_unfinished(episode_ids)
         start = self.num_steps
         if steps:
-            for name, values in arrays.items():
-                self._write(name, self._step_fields[name], start, values)
-            self._write("episode_ends", EPISODE_FIELDS["episode_ends"], 0, episodes.ends)
-            self._write("episode_ids", EPISODE_FIELDS["episode_ids"], 0, episodes.ids)
+            self._check_unchanged()
+            fields, rows = self._step_fields, {"episode_ends": episodes.ends, "episode_ids": episodes.ids}
+            self._write_all([(name, fields[name], start, values) for name, values in arrays.items()])
+            self._write_all([(name, EPISODE_FIELDS[name], 0, values) for name, values in rows.items()])
         writers = self._attributes["writers"]
         counts = {"committed_steps": start + steps, "committed_episodes": len(episodes.ends)}
         if finals is not None and len(finals):
@@ -414,11 +466,119 @@ class Dataset:
         self._check_writable()
         if not fingerprint.isalnum():
             raise ShapeError(f"a fingerprint is letters and digits, not {fingerprint!r}")
+        self._check_unchanged()
         if not length:
-            shutil.rmtree(self.path / name, ignore_errors=True)  # of a killed write
-            _create_array(zarr.open_group(self.path, mode="r+", use_consolidated=False), name, field)
+            self._arrays.pop(name, None)
+            patiently(lambda: _create_array(self._group(), name, field, overwrite=True), self.path)  # of a killed write
         self._write(name, field, start, tokens)
         self._commit({"tokens": {**self._attributes["tokens"], fingerprint: start + len(tokens)}})
+
+    # Looking for damage, and mending what can be mended
+
+    @classmethod
+    def examine(cls, path: str | Location) -> list[Finding]:
+        """Read all that is committed, against its checksums, and say of each part what was found.
+
+        Raises:
+            DatasetError: if it is no dataset of ours, or its attributes are damaged: then nothing else is known.
+        """
+        path = located(path)
+        dataset, files = cls(path, read_attributes(path), None), _files_of(path)
+        words = f"{dataset.num_steps:,} steps committed"
+        found = [Finding("attributes", words), *(dataset._examined(*part, files) for part in dataset._parts())]
+        if not any(finding.is_wrong for finding in found):
+            try:
+                dataset._read_episodes()
+                found.append(Finding("episodes", f"{dataset.num_episodes:,}, which cover the steps"))
+            except DatasetError as error:
+                found.append(Finding("episodes", error.what, is_wrong=True))
+        return [
+            *found,
+            *(Finding(part, f"left by a process that was stopped: {what}") for part, what in dataset._left()),
+        ]
+
+    @classmethod
+    def repair(cls, path: str | Location, *, dry_run: bool = False) -> list[str]:
+        """Cut everything to what is committed, and drop tokens that are damaged, which can be made again.
+
+        Args:
+            path: of the dataset.
+            dry_run: whether to say only what would be done.
+
+        Returns:
+            A sentence for each thing that was done, or would be.
+
+        Raises:
+            DatasetError: if steps or episodes are damaged, which nothing can bring back, or someone writes to it; it is
+                then left as it was.
+        """
+        path = located(path)
+        with cls(path, read_attributes(path), None if dry_run else _lock(path)) as dataset:
+            dataset._committed = _tag_of(path)
+            dataset._attributes = read_attributes(path)
+            wrong = [finding for finding in cls.examine(path) if finding.is_wrong]
+            lost = [finding for finding in wrong if not finding.part.startswith("tokens/")]
+            if lost:
+                raise DatasetError(
+                    f"what is lost cannot be brought back: {'; '.join(finding.found for finding in lost)}", where=path,
+                    fix="Nothing was changed. Restore it from a copy, or collect it anew.",
+                )  # fmt: skip
+            done = [f"dropped {finding.part}, which iris tokenize makes again ({finding.found})" for finding in wrong]
+            done += [f"removed {part}: {what}" for part, what in dataset._left()]
+            if not dry_run:
+                dataset._mend({finding.part.removeprefix("tokens/") for finding in wrong})
+            return done
+
+    def _examined(self, name: str, field: Field | None, length: int, files: Callable[[str], set[str]]) -> Finding:
+        """One array, every chunk of it read."""
+        bad = []
+        try:
+            self._check_array(name, field, length, files(name))
+            size = self._array(name, field).chunks[0]
+        except DatasetError as error:
+            return Finding(name, error.what.removeprefix("the dataset is damaged: "), is_wrong=True)
+        for start in range(0, length, size):
+            try:
+                values = self._read(name, field, start, min(start + size, length))
+                if name == "actions" and not 0 <= values.min() <= values.max() < self.num_actions:
+                    bad.append(start)
+            except DatasetError:
+                bad.append(start)
+        if bad:
+            where = f"the first holds {bad[0]:,} to {min(bad[0] + size, length) - 1:,}"
+            return Finding(name, f"{len(bad)} of its chunks are damaged, {where} of {length:,}", is_wrong=True)
+        return Finding(name, f"{length:,}, as they were written")
+
+    def _left(self) -> list[tuple[str, str]]:
+        """What lies in the folder and is not committed: its place, and what it is."""
+        left = []
+        for name, field, length in self._parts():
+            with suppress(DatasetError):  # examine tells of that
+                beyond = self._array(name, field).shape[0] - length
+                if beyond > 0:
+                    left.append((name, f"{beyond:,} beyond the {length:,} that are committed"))
+        names = _names_of_tokens(self.path)
+        left += [(f"tokens/{n}", "tokens never committed") for n in names if n not in self._attributes["tokens"]]
+        return left + [(str(file.relative_to(str(self.path))), "half a file") for file in sorted(self._litter())]
+
+    def _litter(self) -> Iterator[Path]:
+        """Files of writes that were killed; there are none among objects."""
+        return self.path.rglob("*.partial") if isinstance(self.path, Path) else iter(())
+
+    def _mend(self, damaged_tokens: set[str]) -> None:
+        """Commit that damaged tokens are gone; then cut and remove whatever is not committed."""
+        tokens = {name: length for name, length in self._attributes["tokens"].items() if name not in damaged_tokens}
+        if damaged_tokens:
+            self._commit({"tokens": tokens})
+        for file in list(self._litter()):
+            file.unlink()
+        for part, _ in self._left():
+            if part.startswith("tokens/") and part.removeprefix("tokens/") not in tokens:
+                _remove_folder(self.path / part)
+        for name, field, length in self._parts():
+            array = self._array(name, field)
+            if array.shape[0] > length:
+                array.resize((length, *array.shape[1:]))
 
     # Private
 
@@ -435,58 +595,94 @@ class Dataset:
 
     def _check(self) -> None:
         """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""
-        for name, field in self._step_fields.items():
-            self._check_array(name, field, self.num_steps)
-        if FINALS in self._attributes:
-            self._check_array(FINALS, finals_field(self.frame_shape), self._attributes[FINALS])
-        for fingerprint, length in self._attributes["tokens"].items():
-            self._check_array(f"tokens/{fingerprint}", None, length)
+        parts, files = self._parts(), _files_of(self.path)
+        self._at_once([partial(self._array, name, field) for name, field, _ in parts])
+        for name, field, length in parts:
+            self._check_array(name, field, length, files(name))
+        self._read_episodes()
+
+    def _parts(self) -> list[tuple[str, Field | None, int]]:
+        """Name, field and committed length of every array; the fields of tokens are their own."""
         pieces = self._attributes["committed_episodes"]
-        for name, field in EPISODE_FIELDS.items():
-            self._check_array(name, field, pieces)
-        ends, ids = (self._read(name, field, 0, pieces) for name, field in EPISODE_FIELDS.items())
+        finals = {FINALS: finals_field(self.frame_shape)} if FINALS in self._attributes else {}
+        return [
+            *((name, field, self.num_steps) for name, field in self._step_fields.items()),
+            *((name, field, self._attributes[FINALS]) for name, field in finals.items()),
+            *((name, field, pieces) for name, field in EPISODE_FIELDS.items()),
+            *((f"tokens/{fingerprint}", None, length) for fingerprint, length in self._attributes["tokens"].items()),
+        ]
+
+    def _read_episodes(self) -> None:
+        pieces = self._attributes["committed_episodes"]
+        ends, ids = self._at_once(
+            [partial(self._read, name, field, 0, pieces) for name, field in EPISODE_FIELDS.items()]
+        )
         # A kill while the last piece was made longer leaves its later end.
         self._episodes = Episodes(np.minimum(ends, self.num_steps), ids)
         if not self._episodes.cover(self.num_steps):
             raise self._damaged("episode_ends or episode_ids", "do not cover the steps")
 
-    def _check_array(self, name: str, field: Field | None, length: int) -> None:
+    def _check_array(self, name: str, field: Field | None, length: int, files: set[str]) -> None:
         array = self._array(name, field)
         if array.shape[0] < length:
             raise self._damaged(name, f"has {array.shape[0]} of {length}")
-        files = set(os.listdir(self.path / name))  # zarr reads a missing chunk as zeros
-        suffix = ".0" * (array.ndim - 1)
-        missing = [c for c in range(-(-length // array.chunks[0])) if f"c.{c}{suffix}" not in files]
+        # zarr reads a missing chunk as zeros
+        missing = [number for number, chunk in enumerate(_chunks(array, 0, length)) if chunk not in files]
         if missing:
             raise self._damaged(name, f"lacks {len(missing)} chunks, the first is {missing[0]}")
 
     def _array(self, name: str, field: Field | None) -> zarr.Array[Any]:
+        if name in self._arrays:
+            return self._arrays[name]
+        mode: Any = "r" if self._unlock is None else "r+"
         try:
-            # Every chunk is written, also one of zeros, so that a missing one is known to be lost.
-            with zarr.config.set({"array.write_empty_chunks": True}):
-                array = zarr.open_array(self.path / name, mode="r" if self._unlock is None else "r+", zarr_format=3)
+            with zarr.config.set(_EVERY_CHUNK):
+                array = patiently(lambda: zarr.open_array(self._store, path=name, mode=mode, zarr_format=3), self.path)
         except _DAMAGE as error:
             raise self._damaged(name, f"cannot be opened: {error}") from None
         if field is not None and (array.dtype != field.dtype or array.shape[1:] != field.item_shape):
             raise self._damaged(name, f"has dtype {array.dtype} and shape {array.shape}")
         if field is None and (array.dtype != "uint16" or array.ndim != 2):
             raise self._damaged(name, f"has dtype {array.dtype} and shape {array.shape}")
+        if isinstance(self.path, StoreURL):
+            self._arrays[name] = array
         return array
 
     def _read(self, name: str, field: Field | None, start: int, stop: int) -> np.ndarray:
         array = self._array(name, field)
         try:
-            return np.asarray(array[start:stop])
+            return patiently(lambda: np.asarray(array[start:stop]), self.path)
         except _DAMAGE as error:
             raise self._damaged(name, f"has unreadable chunks: {error}") from None
+
+    def _at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What some calls give; those that wait for an object store wait together."""
+        if isinstance(self.path, Path):
+            return [call() for call in calls]
+        with zarr.config.set(_EVERY_CHUNK):  # once around all threads: each puts back what it found
+            return together(calls, self.path)
+
+    def _write_all(self, writes: Sequence[tuple[str, Field, int, np.ndarray]]) -> None:
+        self._check_writable()
+        self._at_once([partial(self._array, name, field) for name, field, *_ in writes])
+        self._at_once([partial(self._write, *write) for write in writes])
 
     def _write(self, name: str, field: Field, start: int, values: np.ndarray) -> None:
         """Put values at `start`, and cut what lies after them: leftovers of a killed write or a rewind."""
         self._check_writable()
         array = self._array(name, field)
-        try:
+
+        def write() -> None:
             array.resize((start + len(values), *field.item_shape))
             array[start:] = np.asarray(values, dtype=field.dtype)
+            if isinstance(self.path, Path):
+                flush(self.path / name / "zarr.json")
+                for chunk in _chunks(array, start, start + len(values)):
+                    flush(self.path / name / chunk)
+                flush(self.path / name)
+
+        try:
+            patiently(write, self.path)
         except _DAMAGE as error:
             raise DatasetError(f"the array {name} cannot be written: {error}", where=self.path) from None
 
@@ -499,14 +695,34 @@ class Dataset:
         return before + len(finals)
 
     def _commit(self, changes: dict[str, Any]) -> None:
-        """Make it count: all attributes are one file, which zarr replaces by a rename."""
+        """Make it count: all attributes are one file, which zarr replaces by a rename, or one object."""
         self._check_writable()
-        attributes = self._attributes | plain(changes)
+        attributes = sealed(self._attributes | changes)
         try:
-            zarr.open_group(self.path, mode="r+", use_consolidated=False).update_attributes(attributes)
+            self._put_attributes(attributes)
         except _DAMAGE as error:
             raise DatasetError(f"the attributes cannot be written: {error}", where=self.path) from None
         self._attributes = attributes
+
+    def _put_attributes(self, attributes: dict[str, Any]) -> None:
+        if isinstance(self.path, StoreURL):  # only in place of what we know, so that of two writers one is stopped
+            content = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=2)
+            self._committed = put(self.path / "zarr.json", content.encode(), replacing=self._committed)
+        else:
+            self._group().update_attributes(attributes)
+            flush(self.path / "zarr.json")
+            flush(self.path)
+
+    def _group(self) -> zarr.Group:
+        return zarr.open_group(self._store, mode="r+", zarr_format=3, use_consolidated=False)
+
+    def _check_unchanged(self) -> None:
+        """Refuse to write data where another machine has committed something since, whose lock is not seen here."""
+        if isinstance(self.path, StoreURL) and self._unlock is not None and _tag_of(self.path) != self._committed:
+            raise DatasetError(
+                "somebody else has written to the dataset since it was opened", where=self.path,
+                fix="Let one process at a time write to it.",
+            )  # fmt: skip
 
     def _check_writable(self) -> None:
         if self._unlock is None:
@@ -528,12 +744,74 @@ class Dataset:
         )
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Location) -> int:
     # Inside an array, where listing a group's members does not stumble over it.
-    return take_lock(path / "actions" / ".lock", what="dataset", where=path, error=DatasetError)
+    file = lock_file(path) if isinstance(path, StoreURL) else path / "actions" / ".lock"
+    return take_lock(file, what="dataset", where=path, error=DatasetError)
 
 
-def _create_array(group: zarr.Group, name: str, field: Field) -> None:
+def _store_of(path: Location) -> Any:
+    """What zarr knows the place by."""
+    return ObjectStore(client_of(path)) if isinstance(path, StoreURL) else path
+
+
+def _tag_of(path: Location) -> str | None:
+    """Of the last commit; None on disk, where locks suffice."""
+    stored = look(path / "zarr.json") if isinstance(path, StoreURL) else None
+    return None if stored is None else stored.tag
+
+
+def _is_unfinished(path: StoreURL) -> bool:
+    """Whether all that is there was left by a kill while a dataset was made."""
+    try:
+        return json.loads((path / "zarr.json").read_bytes())["attributes"] == UNFINISHED
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _files_of(path: Location) -> Callable[[str], set[str]]:
+    """From an array to the names of its files; one request for all where they are objects."""
+    if isinstance(path, Path):
+        return lambda name: set(os.listdir(path / name))
+    stored = [name.rpartition("/") for name in listing(path)]
+    return lambda name: {file for folder, _, file in stored if folder == name}
+
+
+def _names_of_tokens(path: Location) -> list[str]:
+    """Of the folders below `tokens`."""
+    folder = path / "tokens"
+    if isinstance(folder, StoreURL):
+        return sorted({name.split("/")[0] for name in listing(folder) if "/" in name})
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _remove_folder(path: Location) -> None:
+    if isinstance(path, StoreURL):
+        remove(path / name for name in listing(path))
+    else:
+        shutil.rmtree(path)
+
+
+def _size_of(path: Location) -> int:
+    """Bytes of all files or objects."""
+    if isinstance(path, StoreURL):
+        return sum(one.size for one in listing(path).values())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _create_group(store: Any, attributes: dict[str, Any], fields: Mapping[str, Field]) -> None:
+    group = zarr.create_group(store, zarr_format=3, attributes=attributes, overwrite=True)
+    for name, field in fields.items():
+        _create_array(group, name, field)
+
+
+def _chunks(array: zarr.Array[Any], start: int, stop: int) -> list[str]:
+    """The names of the files that items start..stop of an array lie in."""
+    size, suffix = array.chunks[0], ".0" * (array.ndim - 1)
+    return [f"c.{number}{suffix}" for number in range(start // size, -(-stop // size))]
+
+
+def _create_array(group: zarr.Group, name: str, field: Field, *, overwrite: bool = False) -> None:
     group.create_array(
         name,
         shape=(0, *field.item_shape),
@@ -542,4 +820,5 @@ def _create_array(group: zarr.Group, name: str, field: Field) -> None:
         compressors=ZstdCodec(level=1, checksum=True),
         chunk_key_encoding={"name": "default", "separator": "."},  # all chunks in one folder
         fill_value=False if field.dtype == "bool" else 0,
+        overwrite=overwrite,
     )

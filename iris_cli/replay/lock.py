@@ -1,13 +1,25 @@
-"""The lock that makes a process the one writer of a dataset or a run. Readers need none."""
+"""The lock that makes a process the one writer of a dataset or a run. Readers need none.
+
+The lock is the kernel's, on an open file: it ends with its process, however that ends, and a file that is left behind
+holds nobody up. What stands in the file is only for people: process, host, command and since when, a line each.
+"""
 
 import fcntl
 import os
+import shlex
+import socket
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from iris_cli.errors import IrisError
+from iris_cli.object_store import Location
+
+_LONGEST = 200  # characters of the command that are kept
 
 
-def take_lock(file: Path, *, what: str, where: Path, error: type[IrisError]) -> int:
+def take_lock(file: Path, *, what: str, where: Location, error: type[IrisError]) -> int:
     """Become the one writer of something, until the descriptor that is returned is closed or the process ends.
 
     Args:
@@ -27,20 +39,28 @@ def take_lock(file: Path, *, what: str, where: Path, error: type[IrisError]) -> 
         raise error(f"the {what} cannot be written: {reason}", where=where) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace") or "unknown"
+    except BlockingIOError:
+        process, details = _in_words(_read(descriptor))
         os.close(descriptor)
         raise error(
-            f"process {holder} is writing to the {what}", where=where, fix="Wait until it is done, or stop it."
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            f"process {process} is writing to the {what}{details}", where=where,
+            fix="Wait until it is done, or stop it.",
+        ) from None  # fmt: skip
+    except OSError as reason:
+        os.close(descriptor)
+        raise error(
+            f"the {what} cannot be locked: {reason}", where=where,
+            fix="Its file system has no locks (flock): put it on a local disk, or mount that with locks.",
+        ) from None  # fmt: skip
+    with suppress(OSError):  # on a full disk it is held without a name
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _own_name(), 0)
     return descriptor
 
 
 def release_lock(descriptor: int) -> None:
     """Give a lock back; its file then names nobody. In a child process, close the descriptor alone."""
-    if os.pread(descriptor, 20, 0) == str(os.getpid()).encode():
+    if _process(_read(descriptor)) == os.getpid():
         os.ftruncate(descriptor, 0)
     os.close(descriptor)
 
@@ -51,8 +71,8 @@ def holder(file: Path) -> int | None:
     A process that was killed leaves its name, and may come to share it with another one.
     """
     try:
-        process = int(file.read_text())
-        if process < 1:  # would be a group of processes
+        process = _process(file.read_text(encoding="utf-8"))
+        if process is None:
             return None
         os.kill(process, 0)  # sends nothing
     except PermissionError:  # somebody else's
@@ -60,3 +80,33 @@ def holder(file: Path) -> int | None:
     except (OSError, ValueError, OverflowError):
         return None
     return process
+
+
+def _own_name() -> bytes:
+    program = Path(sys.argv[0])
+    named = "iris" if program.name in ("iris", "__main__.py") else program.name
+    command = " ".join(shlex.join([named, *sys.argv[1:]]).split())[:_LONGEST]
+    moment = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return f"{os.getpid()}\n{socket.gethostname()}\n{command}\n{moment}\n".encode(errors="replace")
+
+
+def _read(descriptor: int) -> str:
+    return os.pread(descriptor, 4096, 0).decode("utf-8", "replace")
+
+
+def _process(content: str) -> int | None:
+    """The process that a lock's file names; None where it names none, or what would be a group of processes."""
+    try:
+        process = int(content.partition("\n")[0])
+    except ValueError:
+        return None
+    return process if process > 0 else None
+
+
+def _in_words(content: str) -> tuple[str, str]:
+    """The holder's number, and the rest: ` (iris run atari100k.yaml, on HOST, since 2026-11-21 16:00:00 +0000)`."""
+    process, *more = [line[:_LONGEST] for line in content.splitlines() if line.strip()] or ["unknown"]
+    if len(more) < 3:  # of an earlier version, or of a process that could not write
+        return process[:20], ""
+    host, command, since = more[:3]
+    return process[:20], f" ({command}, on {host}, since {since})"

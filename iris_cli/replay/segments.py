@@ -9,13 +9,13 @@ and one that several environments left in pieces is one: its segments cross from
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from iris_cli.errors import ConfigError, DatasetError, ShapeError
+from iris_cli.object_store import Location
 from iris_cli.replay.dataset import Dataset
 from iris_cli.replay.fields import FRAME_SHAPE
 from iris_cli.replay.frames import GROWTH, KINDS, Frames
@@ -105,7 +105,7 @@ class Replay:
         self.device = device
         self.num_steps = 0
         self._kinds = list(KINDS.values()) if place is None else [KINDS[place]]
-        self._source: tuple[Path, tuple[str, int]] | None = None
+        self._source: tuple[Location, tuple[str, int]] | None = None
         self._timeline = _Timeline.of(*torch.zeros(2, 0, dtype=torch.int64))  # on the CPU, where draws are made
         self._frames: Frames = self._kinds[0](device, FRAME_SHAPE)
         self._actions = torch.zeros(1, dtype=torch.int64, device=device)

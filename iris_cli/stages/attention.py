@@ -8,6 +8,7 @@ from pathlib import Path
 
 from iris_cli import console, interrupts, plots
 from iris_cli.errors import ConfigError, Interrupted
+from iris_cli.object_store import Location
 from iris_cli.report import Report, Section
 from iris_cli.run import Run
 from iris_cli.stages.diagnose import stored
@@ -22,7 +23,7 @@ class AttentionMap:
     """What to look into."""
 
     predictions: int = 500  # at most
-    dataset: Path | None = None  # None: the run's
+    dataset: Location | None = None  # None: the run's
     seed: int = 0  # of which predictions
 
     def __post_init__(self) -> None:

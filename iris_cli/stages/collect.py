@@ -10,7 +10,6 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +21,7 @@ from iris_cli.envs.vector import Steps, VectorEnv
 from iris_cli.errors import ConfigError, Interrupted
 from iris_cli.learn.achievements import summarise
 from iris_cli.learn.acting import Actor
+from iris_cli.object_store import Location, located
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
@@ -86,13 +86,13 @@ def collect_alone(run: Run, settings: Collect) -> Report:
 
 def take_note(run: Run) -> None:
     """Let the run know how far its own dataset goes, and that its next collection draws anew."""
-    if run.dataset_path == Path(run.card["dataset"]):
+    if run.dataset_path == located(run.card["dataset"]):
         dataset = run.dataset()
         run.collected = {"steps": dataset.num_steps, "collector": dataset.attributes.get("collector")}
     run.end("collect")
 
 
-def collect_randomly(path: Path, environment: EnvSpec, settings: Collect, *, seed: int) -> Report:
+def collect_randomly(path: Location, environment: EnvSpec, settings: Collect, *, seed: int) -> Report:
     """Add steps of uniform random play to the dataset at `path`, which is made where there is none."""
     with open_dataset(path, environment) as dataset:
         collection = _Collection(dataset, environment, settings, seed=seed, writer="random")
@@ -101,13 +101,13 @@ def collect_randomly(path: Path, environment: EnvSpec, settings: Collect, *, see
             return collection.play(policy, title=f"collect ({environment.name}, random policy)")
 
 
-def open_dataset(path: Path, environment: EnvSpec) -> Dataset:
+def open_dataset(path: Location, environment: EnvSpec) -> Dataset:
     """The dataset at `path`, open for writing; an empty one of this environment where there is none.
 
     Raises:
         DatasetError: if what is there is not a dataset of this environment.
     """
-    if path.exists():
+    if Dataset.exists(path):
         return Dataset.open_or_create(path, environment=environment.to_mapping(), action_meanings=[])
     with closing(VectorEnv(environment, 1)) as envs:
         return Dataset.create(

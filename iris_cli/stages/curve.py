@@ -19,7 +19,9 @@ from iris_cli.errors import ConfigError, RunError
 from iris_cli.evaluations import TIME, evaluations
 from iris_cli.learn.scores import RANDOM_AND_HUMAN
 from iris_cli.metrics import Line, read_metrics
+from iris_cli.object_store import Location
 from iris_cli.report import Report
+from iris_cli.working_copy import at_hand
 
 AXES = {"steps": "environment steps", "minutes": "minutes of work"}
 
@@ -35,12 +37,17 @@ class Point:
 
 
 def curve(
-    runs: Sequence[Path], out: Path, *, x: str = "steps", random: float | None = None, threshold: float | None = None
+    runs: Sequence[Location],
+    out: Path,
+    *,
+    x: str = "steps",
+    random: float | None = None,
+    threshold: float | None = None,
 ) -> Report:
     """Draw the evaluations of runs of one game, a line for each run with a band of one standard error.
 
     Args:
-        runs: their directories.
+        runs: their directories or URLs.
         out: the picture: .png, .svg or .pdf.
         x: "steps" or "minutes".
         random: score of random play to mark; None takes the published one, where there is one.
@@ -50,7 +57,7 @@ def curve(
         ConfigError: if the runs play different games, or the picture is of another kind.
         RunError: if a run is not there, cannot be read, or has nothing to draw.
     """
-    games = {run: EnvSpec.from_mapping(read_card(run)["environment"]).name for run in runs}
+    games = {run: EnvSpec.from_mapping(read_card(run)["environment"]).name for run in map(at_hand, runs)}
     if len(set(games.values())) > 1:
         names = ", ".join(sorted(set(games.values())))
         raise ConfigError(f"scores of different games do not share an axis ({names})", fix="Draw one game at a time.")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from iris_cli.errors import ConfigError, DatasetError, Interrupted
 from iris_cli.learn.acting import Actor
 from iris_cli.learn.diagnosis import Diagnosis, Episode
 from iris_cli.learn.hints import behind_copying, hints, parts, plain
+from iris_cli.object_store import Location
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
@@ -40,7 +40,7 @@ class Diagnose:
     steps: int = 2000  # environment steps at most
     episodes: int | None = None  # episodes at most; None: as many as the steps hold
     horizon: int = HORIZON  # steps of the dreams that are compared with what really came
-    dataset: Path | None = None  # measure on the first steps of this one instead of on fresh games
+    dataset: Location | None = None  # measure on the first steps of this one instead of on fresh games
     seed: int = 0  # of games, actions and dreams
 
     def __post_init__(self) -> None:
@@ -167,7 +167,7 @@ def _notes(run: Run, settings: Diagnose) -> tuple[str, ...]:
     return (f"{run.directory} was trained on this dataset, so these steps are not held out",) if own else ()
 
 
-def stored(run: Run, path: Path, *, steps: int, most: int | None = None) -> list[Episode]:
+def stored(run: Run, path: Location, *, steps: int, most: int | None = None) -> list[Episode]:
     """The first steps of a dataset of the run's environment, by pieces of episodes, up to `most` of them.
 
     Raises:

@@ -12,6 +12,7 @@ from iris_cli.device import choose_device
 from iris_cli.envs.spec import training_spec
 from iris_cli.errors import CheckpointError
 from iris_cli.nn.lpips import load_lpips
+from iris_cli.object_store import Location
 from iris_cli.open_run import actions_of, seen_by
 from iris_cli.report import Report
 from iris_cli.run import Run
@@ -23,8 +24,8 @@ def import_checkpoint(
     source: Path,
     *,
     env: str,
-    run: Path | None = None,
-    dataset: Path | None = None,
+    run: Location | None = None,
+    dataset: Location | None = None,
     device: str = "auto",
     assignments: tuple[str, ...] = (),
 ) -> Report:

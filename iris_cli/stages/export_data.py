@@ -16,6 +16,7 @@ from iris_cli.errors import ConfigError, DatasetError, Interrupted
 from iris_cli.formats.minari import MinariWriter
 from iris_cli.formats.recording import Block
 from iris_cli.formats.video import FilmWriter
+from iris_cli.object_store import Location
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 
@@ -30,7 +31,7 @@ class Export:
     """Where to, and how."""
 
     to: str = "minari"  # or mp4
-    out: Path | None = None  # None: beside the dataset, NAME-v0 or NAME.mp4
+    out: Path | None = None  # None: beside the dataset, or here if that is at a URL; NAME-v0 or NAME.mp4
     fps: float = 15.0  # of a film
     lossless: bool = False  # of a film: every pixel as it is, at the price that few players show it
 
@@ -41,7 +42,7 @@ class Export:
             raise ConfigError(f"fps is {self.fps}, but must be above 0 and at most 1,000", where="--fps")
 
 
-def export_data(path: Path, settings: Export) -> Report:
+def export_data(path: Location, settings: Export) -> Report:
     """Write a dataset for other programs.
 
     Raises:
@@ -49,14 +50,15 @@ def export_data(path: Path, settings: Export) -> Report:
         ConfigError: if the target's name does not fit its kind.
         Interrupted: after Ctrl-C; nothing is written.
     """
+    place = path if isinstance(path, Path) else Path(path.name)
     with Dataset.open(path) as dataset:
         if not dataset.num_steps:
             raise DatasetError("the dataset has no steps", where=path)
         with console.progress(f"export {path.name}", dataset.num_steps, "steps") as bar:
             episodes = _watched(dataset, bar)
             if settings.to == "minari":
-                return _to_minari(dataset, episodes, settings.out or path.with_name(f"{path.stem}-v0"))
-            return _to_film(dataset, episodes, settings, settings.out or path.with_suffix(".mp4"))
+                return _to_minari(dataset, episodes, settings.out or place.with_name(f"{path.stem}-v0"))
+            return _to_film(dataset, episodes, settings, settings.out or place.with_suffix(".mp4"))
 
 
 def _watched(dataset: Dataset, bar: console.Bar) -> Iterator[int]:

@@ -7,6 +7,7 @@ through the resize of the Atari path. All is read in blocks, and the dataset app
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from iris_cli.formats.minari import PREFIX, folder_of, is_minari, read_minari
 from iris_cli.formats.npz import read_npz
 from iris_cli.formats.recording import MAX_ACTIONS, Block, Recording
 from iris_cli.formats.video import read_video
+from iris_cli.object_store import Location, StoreURL, upload
 from iris_cli.replay.dataset import Dataset
 from iris_cli.replay.lock import take_lock
 from iris_cli.report import Report
@@ -38,7 +40,7 @@ WRITER = "imported"  # who acted, as far as the dataset knows
 class Import:
     """What to import, and what the files do not say."""
 
-    out: Path | None = None  # None: data/ and the source's name
+    out: Location | None = None  # None: data/ and the source's name
     csv: Path | None = None  # the actions of a film; None: the film's name with .csv
     actions: str | None = None  # how many there are, or their names with commas; None: by the largest that occurs
     env: str | None = None  # the game that was recorded, where there is one to play; None: there is none
@@ -59,7 +61,7 @@ def import_data(source: str, settings: Import) -> Report:
     """
     path = _file_of(source)
     name = source.removeprefix(PREFIX) if source.startswith(PREFIX) else path.stem
-    target = settings.out or Path("data") / f"{_as_file_name(name)}.zarr"
+    target: Location = settings.out or Path("data") / f"{_as_file_name(name)}.zarr"
     recording = _recording(path, settings)
     environment, meanings = _environment(name, recording, settings)
     facts = {"source": path.name, "licence": settings.licence, **recording.facts}
@@ -154,11 +156,19 @@ def _named_actions(given: str, known: list[str] | None) -> list[str]:
 
 @contextmanager
 def _appearing(
-    target: Path, environment: EnvSpec, meanings: list[str], facts: dict[str, Any], *, keeps_finals: bool
+    target: Location, environment: EnvSpec, meanings: list[str], facts: dict[str, Any], *, keeps_finals: bool
 ) -> Iterator[Dataset]:
     """A dataset beside `target` that takes its name once all has gone well, and is gone if not."""
     if target.exists() or target.is_symlink():
         raise DatasetError("something is there already", where=target, fix="Name another: --out data/NAME.zarr.")
+    if isinstance(target, StoreURL):
+        with tempfile.TemporaryDirectory(prefix="iris-") as folder:
+            with _appearing(
+                Path(folder) / target.name, environment, meanings, facts, keeps_finals=keeps_finals
+            ) as dataset:
+                yield dataset
+            upload(Path(folder) / target.name, target, last="zarr.json")
+        return
     _sweep(target)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.importing")
     try:

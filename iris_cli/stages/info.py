@@ -8,17 +8,19 @@ from iris_cli.card import read_card
 from iris_cli.errors import DatasetError, IrisError, RunError
 from iris_cli.latest import latest_checkpoint, read_state
 from iris_cli.learn.achievements import summarise
+from iris_cli.object_store import Location, located
 from iris_cli.replay.dataset import Dataset
+from iris_cli.working_copy import at_hand
 
 
-def info(path: Path) -> dict[str, Any]:
+def info(path: Location) -> dict[str, Any]:
     """Facts about a dataset or a run, as JSON-safe values.
 
     Raises:
         IrisError: if the path is neither.
     """
     if (path / "run.yaml").exists():
-        return _run(path)
+        return _run(at_hand(path))
     if not (path / "zarr.json").exists():
         raise IrisError("this is neither a dataset nor a run", where=path, fix="Name data/NAME.zarr or runs/NAME.")
     with Dataset.open(path) as dataset:
@@ -54,7 +56,7 @@ def _run(path: Path) -> dict[str, Any]:
             }
         except (KeyError, TypeError) as error:
             raise RunError(f"the checkpoint cannot be read ({error})", where=checkpoint) from None
-    facts |= _collected_achievements(Path(card["dataset"]))
+    facts |= _collected_achievements(located(card["dataset"]))
     reports = sorted((path / "reports").glob("evaluate-*.json"), key=lambda file: file.stat().st_mtime)
     if reports:
         try:
@@ -75,7 +77,7 @@ def _achievements(dataset: Dataset) -> dict[str, Any]:
     return {} if found is None else {"achievements": found.to_mapping()}
 
 
-def _collected_achievements(path: Path) -> dict[str, Any]:
+def _collected_achievements(path: Location) -> dict[str, Any]:
     """Of the episodes that a run learned from."""
     try:
         with Dataset.open(path) as dataset:

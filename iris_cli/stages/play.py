@@ -11,6 +11,7 @@ from pathlib import Path
 from iris_cli import console
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import ConfigError, IrisError
+from iris_cli.object_store import Location
 from iris_cli.play.keys import YOU, read_script
 from iris_cli.play.ledger import HUMAN, Ledger
 from iris_cli.play.moment import film_of
@@ -92,10 +93,12 @@ def play(run: Run | None, environment: EnvSpec, settings: Play) -> Report | None
         episodes=0 if dataset is None else dataset.num_episodes, fps=settings.fps,
     )  # fmt: skip
     _open_page(game, Door(host=settings.host, port=settings.port))
+    if run is not None:
+        run.publish()  # the films
     return None
 
 
-def collect_by_hand(path: Path, environment: EnvSpec, settings: Human, *, run: Run | None = None) -> Report:
+def collect_by_hand(path: Location, environment: EnvSpec, settings: Human, *, run: Run | None = None) -> Report:
     """Let a person play at the page, and append every step to the dataset at `path`, which is made if need be.
 
     Args:
@@ -117,7 +120,7 @@ def collect_by_hand(path: Path, environment: EnvSpec, settings: Human, *, run: R
 
         game = Game(
             title=environment.name, subtitle=f"your play becomes data in {path}", open_session=open_session,
-            first=Start(seed=(settings.seed + dataset.num_steps) % 2**31), media=path.parent / "media",
+            first=Start(seed=(settings.seed + dataset.num_steps) % 2**31), media=_films_beside(path),
             is_full=lambda: ledger.is_full,
             collecting=lambda: f"{ledger.steps:,} steps of {ledger.episodes} episodes stored",
         )  # fmt: skip
@@ -128,6 +131,10 @@ def collect_by_hand(path: Path, environment: EnvSpec, settings: Human, *, run: R
             "steps_in_all": dataset.num_steps, "seconds": time.monotonic() - begun,
         }  # fmt: skip
     return Report(stage="collect", figures=figures, files={"dataset": path})
+
+
+def _films_beside(dataset: Location) -> Path:
+    return (dataset.parent if isinstance(dataset, Path) else Path("data")) / "media"
 
 
 def collect_by_hand_with(run: Run, settings: Human) -> Report:

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iris_cli import console
+from iris_cli.aliases import named
 from iris_cli.checkpoints import write_atomically
 from iris_cli.errors import ConfigError, IrisError
 from iris_cli.html_report.page import document
+from iris_cli.object_store import Location
 from iris_cli.report import Report
 from iris_cli.stages.pictures import Pictures, pictures_of
 from iris_cli.stages.report_chapters import chapters, footer, lead, title
 from iris_cli.stages.report_subject import Subject
 from iris_cli.stages.run_facts import facts_of
+from iris_cli.working_copy import at_hand, publish
 
 MEDIA_BYTES = 13_000_000  # of films in a page, which text makes a third larger: with the rest, under 20 MB
 
@@ -33,11 +36,11 @@ class WriteReport:
             raise ConfigError(f"a report is an .html file, not '{self.out.name}'", where="--out")
 
 
-def report(runs: Sequence[Path], settings: WriteReport) -> Report:
+def report(runs: Sequence[Location], settings: WriteReport) -> Report:
     """Write the page.
 
     Args:
-        runs: their directories; among several, those that are no runs are left out with a note.
+        runs: their directories or URLs; among several, those that are no runs are left out with a note.
         settings: what and where.
 
     Raises:
@@ -45,10 +48,12 @@ def report(runs: Sequence[Path], settings: WriteReport) -> Report:
     """
     subjects, notes = _subjects(runs, settings)
     path = settings.out or (subjects[0].facts.path / "report.html" if len(runs) == 1 else Path("report.html"))
-    page = document(title(subjects), lead(subjects, notes), chapters(subjects), footer(subjects))
+    page = named(document(title(subjects), lead(subjects, notes), chapters(subjects), footer(subjects)))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
     size = path.stat().st_size
+    if settings.out is None and len(runs) == 1:
+        publish(runs[0])
     notes += [note for subject in subjects for note in subject.facts.notes]
     return Report(
         stage="report", figures={"runs": len(subjects), "megabytes": size / 1e6}, files={"page": path},
@@ -56,14 +61,14 @@ def report(runs: Sequence[Path], settings: WriteReport) -> Report:
     )  # fmt: skip
 
 
-def _subjects(runs: Sequence[Path], settings: WriteReport) -> tuple[list[Subject], list[str]]:
+def _subjects(runs: Sequence[Location], settings: WriteReport) -> tuple[list[Subject], list[str]]:
     found: list[Subject] = []
     notes: list[str] = []
     problem: IrisError | None = None
     with console.progress("report", len(runs), "runs") as bar:
         for run in runs:
             try:
-                facts = facts_of(run)
+                facts = facts_of(at_hand(run))
             except IrisError as error:
                 problem = problem or error
                 notes.append(f"{run} is left out: {error}")
@@ -88,10 +93,10 @@ def _films(media: Sequence[Path], most: int) -> list[tuple[Path, bytes | None]]:
     return films
 
 
-def _pictures(run: Path, settings: WriteReport, *, film: bool) -> Pictures | str:
+def _pictures(run: Location, settings: WriteReport, *, film: bool) -> Pictures | str:
     if not settings.pictures:
         return "left out as asked (--no-pictures)"
     try:
-        return pictures_of(run, film=film)
+        return pictures_of(at_hand(run, weights=True), film=film)
     except IrisError as error:
         return str(error)

@@ -21,11 +21,15 @@ def write_report(run: Run, stage: str, name: str | None, content: dict[str, Any]
         name: of the report, which replaces one of the same name; None takes the checkpoint's number, and a further
             one where that report is there already.
         content: plain values.
+
+    Raises:
+        StoreError: if the run lives in an object store, and that does not take it.
     """
     path = _path(run, stage, name)
     draft = path.with_suffix(".partial")
     draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     draft.replace(path)
+    run.publish()
     return path
 
 

@@ -23,7 +23,9 @@ from iris_cli.learn.resampling import (
     probability_of_improvement,
 )
 from iris_cli.learn.scores import RANDOM_AND_HUMAN, aggregate, human_normalised
+from iris_cli.object_store import Location
 from iris_cli.published import published_scores, sources
+from iris_cli.working_copy import at_hand
 
 FIGURES = ("mean", "median", "iqm", "optimality_gap", "superhuman", "runs")
 PROFILED = ("IRIS", "TWM", "Delta-IRIS", "Simulus")  # in the picture, besides yours and the method compared with
@@ -43,11 +45,11 @@ DEFINITIONS = {
 Scores = dict[str, list[float]]  # game -> raw score of each run
 
 
-def scores(runs: Sequence[Path], *, against: str | None = None, profile: Path | None = None) -> dict[str, Any]:
+def scores(runs: Sequence[Location], *, against: str | None = None, profile: Path | None = None) -> dict[str, Any]:
     """Compare runs with the published methods.
 
     Args:
-        runs: their directories; none gives the published figures alone.
+        runs: their directories or URLs; none gives the published figures alone.
         against: the method for the probability of improvement; None: IRIS.
         profile: where to draw performance profiles, if anywhere.
 
@@ -120,14 +122,14 @@ def show(facts: Mapping[str, Any]) -> None:
         console.warn(warning)
 
 
-def _final(runs: Sequence[Path], warnings: list[str]) -> list[Evaluation]:
+def _final(runs: Sequence[Location], warnings: list[str]) -> list[Evaluation]:
     """The final evaluation of each run that has one that counts."""
     found: list[Evaluation] = []
     for run in runs:
         if run.exists() and not (run / "run.yaml").exists():
             warnings.append(f"{run} is no run, and is left out")
             continue
-        report = final_evaluation(run)
+        report = final_evaluation(at_hand(run))
         if report is None:
             warnings.append(f"{run} has no evaluation yet, and is left out: iris evaluate --run {run}")
             continue

@@ -32,6 +32,7 @@ from iris_cli.device import choose_device
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import ConfigError, DatasetError, IrisError, RunError
 from iris_cli.evaluations import final_evaluation
+from iris_cli.object_store import Location
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import Run
@@ -81,7 +82,7 @@ def push(run: Run, settings: Push) -> Report:
     return Report(stage="push", figures=figures | {"address": address}, notes=notes)
 
 
-def pull(source: str, *, out: Path | None = None) -> Report:
+def pull(source: str, *, out: Location | None = None) -> Report:
     """Make a run of a shared one.
 
     Args:
@@ -92,7 +93,7 @@ def pull(source: str, *, out: Path | None = None) -> Report:
         RunError: if it is no shared run, or a damaged or hostile one; then nothing is left behind.
     """
     folder = Path(source)
-    target = out or Path("runs") / (folder.resolve().name or "pulled")
+    target: Location = out or Path("runs") / (folder.resolve().name or "pulled")
     if target.exists() or target.is_symlink():
         raise RunError("something is there already", where=target, fix="Name another: --out runs/NAME.")
     if folder.is_dir():
@@ -152,7 +153,7 @@ def _without_paths(config: Any) -> Any:
     return replace(config, tokenizer=replace(config.tokenizer, lpips="auto"))
 
 
-def _dataset_facts(path: Path) -> dict[str, Any] | None:
+def _dataset_facts(path: Location) -> dict[str, Any] | None:
     """What a run learned from, in numbers; None where the dataset is not there."""
     try:
         with Dataset.open(path) as dataset:
@@ -183,7 +184,7 @@ def _appearing(target: Path) -> Iterator[Path]:
 # -- in --------------------------------------------------------------------------------------------------------------
 
 
-def _made(folder: Path, target: Path, source: str) -> Report:
+def _made(folder: Path, target: Location, source: str) -> Report:
     """The run of a shared folder."""
     facts = _read_facts(folder)
     agent, config, environment = _settings(facts, folder)
@@ -196,13 +197,15 @@ def _made(folder: Path, target: Path, source: str) -> Report:
         tokenizer_loss=facts["tokenizer_loss"], pulled={"from": source, "licence": facts["licence"]},
     )  # fmt: skip
     try:
-        shutil.copyfile(card, target / CARD)
+        directory = made.directory
+        shutil.copyfile(card, directory / CARD)
         for name, content in reports.items():
-            (target / REPORTS).mkdir(exist_ok=True)
-            (target / REPORTS / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        final_evaluation(target)  # which a report that is none would spoil
+            (directory / REPORTS).mkdir(exist_ok=True)
+            (directory / REPORTS / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        final_evaluation(directory)  # which a report that is none would spoil
+        made.publish()
     except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
+        made.remove()
         raise
     finally:
         made.close()

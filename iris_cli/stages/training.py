@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iris_cli import console, interrupts
 from iris_cli.device import fast_matmul
-from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError, TrainingError
+from iris_cli.errors import ConfigError, DatasetError, Interrupted, RunError, StoreError, TrainingError
 from iris_cli.failures import Failure, write_failure
 from iris_cli.learn.fit import Learner, Steps, fit, learners_of
 from iris_cli.learn.visits import Visits
@@ -275,7 +275,8 @@ def _kept(run: Run, lesson: Lesson, error: NotFinite, update: int) -> TrainingEr
         return TrainingError(f"{what} {update:,}", where=run.directory, fix=fix)
     try:
         path = write_failure(run.directory / "failures", failure)
-    except RunError as problem:
+        run.publish()
+    except (RunError, StoreError) as problem:
         return TrainingError(f"{what} {update:,}; {problem.what}", where=problem.where, fix=fix)
     return TrainingError(f"{what} {update:,}, whose batch was kept", where=path, fix=fix)
 

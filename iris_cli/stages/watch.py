@@ -17,10 +17,13 @@ from iris_cli.card import read_card
 from iris_cli.evaluations import evaluations
 from iris_cli.history import read_plan
 from iris_cli.metrics import Follower, Line, is_number, numbers_of
+from iris_cli.object_store import Location, StoreURL
 from iris_cli.replay.lock import holder
 from iris_cli.report import Report, Section
 from iris_cli.stages.run_facts import read_state, stage_lines
+from iris_cli.working_copy import at_hand
 
+FETCH_SECONDS = 5.0  # between two looks into an object store
 RECENT = 5  # stages of a name whose speed is taken
 SHOWN_EVALUATIONS = 5
 SHOWN_FIGURES = 6  # of a stage, in its line
@@ -44,23 +47,30 @@ class Watcher:
         RunError: if this is no run.
     """
 
-    def __init__(self, run: Path) -> None:
-        self._run, self._card = run, read_card(run)
-        self._follower, self._lines = Follower(run / "metrics.jsonl"), list[Line]()
+    def __init__(self, run: Location) -> None:
+        self._location, self._run, self._fetched = run, at_hand(run), time.monotonic()
+        self._was_trained_here, self._card = False, read_card(self._run)
+        self._follower, self._lines = Follower(self._run / "metrics.jsonl"), list[Line]()
 
     def look(self) -> tuple[Report, bool]:
-        """How it stands, and whether nobody trains it (any more)."""
+        """How it stands, and whether nobody trains it (any more), as far as this machine can know."""
         process = holder(self._run / ".lock")  # first: what is written before its end is then read below
+        over, nobody = process is None, "nobody trains it"
+        if isinstance(self._location, StoreURL):  # where another machine may be at work, whose lock is not seen
+            if over or time.monotonic() - self._fetched >= FETCH_SECONDS:
+                self._run, self._fetched = at_hand(self._location), time.monotonic()
+            self._was_trained_here |= process is not None
+            over, nobody = over and self._was_trained_here, "nobody on this machine trains it"
         new, anew = self._follower.look()
         self._lines = new if anew else self._lines + new
         now, plan, state = time.time(), _stages(read_plan(self._run)), read_state(self._run)
         environment = self._card["environment"].get("id")
         title = f"{self._run}: {self._card['agent']} on {environment}, " + (
-            "nobody trains it" if process is None else f"trained by process {process}"
+            nobody if process is None else f"trained by process {process}"
         )
         rows = [*_progress(self._lines, plan, state, process, now), *_saved(state, now)]
         sections = [Section(title, ("", ""), tuple(rows)), *_learned(self._lines), *_evaluated(self._lines, self._run)]
-        return Report(stage="watch", sections=tuple(sections)), process is None
+        return Report(stage="watch", sections=tuple(sections)), over
 
 
 def _progress(

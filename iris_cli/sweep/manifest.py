@@ -27,6 +27,7 @@ import torch
 from iris_cli.checkpoints import write_atomically
 from iris_cli.config import dump_yaml, load_yaml, nearest, to_mapping
 from iris_cli.errors import ConfigError, RunError
+from iris_cli.object_store import Location, located
 from iris_cli.pipeline import check
 from iris_cli.plan import Plan, make_plan
 from iris_cli.published import reference_scores
@@ -105,13 +106,13 @@ class Entry:
     Attributes:
         name: the game's name for files and the seed: pong-0.
         game, seed: as `iris run` takes them.
-        run: its directory, as the pipeline has it.
+        run: its directory or URL, as the pipeline has it.
     """
 
     name: str
     game: str
     seed: int
-    run: Path
+    run: Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,10 @@ class Sweep:
             f"the sweep has no run '{name}'", where=self.name, fix=nearest(name, [e.name for e in self.entries])
         )
 
+    def place(self, entry: Entry) -> Location:
+        """Where one of its runs is, from anywhere."""
+        return self.root / entry.run if isinstance(entry.run, Path) else entry.run
+
     def plan(self, entry: Entry) -> Plan:
         """What `iris run` would do for one of its runs; to be called in `root`."""
         return _plan(self.pipeline, self.wanted, entry.game, entry.seed)
@@ -191,7 +196,7 @@ def new_sweep(
         ConfigError: for whatever is unknown or cannot be carried out, or two runs in one directory.
     """
     entries: list[Entry] = []
-    datasets: dict[Path, str] = {}
+    datasets: dict[Location, str] = {}
     named = [None] if games is None else games_of(games)
     for game in named:
         for seed in seeds_of(seeds):
@@ -283,7 +288,7 @@ def read_sweep(directory: Path) -> Sweep:
         if card["format"] != FORMAT:
             raise RunError(f"sweep.yaml has format {card['format']}, but this program reads {FORMAT}", where=path)
         wanted = {**card["wanted"], "assignments": tuple(card["wanted"]["assignments"])}
-        entries = tuple(Entry(e["name"], e["game"], e["seed"], Path(e["run"])) for e in card["runs"])
+        entries = tuple(Entry(e["name"], e["game"], e["seed"], located(e["run"])) for e in card["runs"])
         if not all(_NAME.fullmatch(entry.name) for entry in entries):
             raise ValueError("a run's name is none")
         return Sweep(
@@ -332,7 +337,7 @@ def _plan(source: Path, wanted: Wanted, game: str | None, seed: int) -> Plan:
     )
 
 
-def _check_apart(entries: Sequence[Entry], datasets: dict[Path, str], name: str, plan: Plan) -> None:
+def _check_apart(entries: Sequence[Entry], datasets: dict[Location, str], name: str, plan: Plan) -> None:
     """Refuse a run that would write where another one of the sweep does."""
     for entry in entries:
         if entry.name == name:

@@ -61,7 +61,9 @@ def write_state(sweep: Sweep, entry: Entry, state: State) -> None:
 def is_done(sweep: Sweep, entry: Entry) -> bool:
     """Whether a run is complete, and still there."""
     state = read_state(sweep, entry)
-    return state is not None and state.state == DONE and (sweep.root / entry.run / "run.yaml").exists()
+    place = sweep.place(entry)
+    is_there = not isinstance(place, Path) or (place / "run.yaml").exists()  # an object store is not asked each time
+    return state is not None and state.state == DONE and is_there
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from iris_cli import console
@@ -13,6 +14,7 @@ from iris_cli.report import Report, Section
 from iris_cli.stages.run_facts import stage_lines
 from iris_cli.sweep.manifest import Entry, Sweep
 from iris_cli.sweep.states import DONE, FAILED, RUNNING, STOPPED, State, is_held, read_state
+from iris_cli.working_copy import at_hand
 
 WAITING, DIED = "waiting", "died"
 STATES = (DONE, RUNNING, FAILED, DIED, STOPPED, WAITING)  # in the order in which they are counted
@@ -106,23 +108,27 @@ class Board:
 
     def _final_score(self, entry: Entry, otherwise: float | None) -> float | None:
         try:
-            evaluation = final_evaluation(self._sweep.root / entry.run)
+            evaluation = final_evaluation(at_hand(self._sweep.place(entry)))
         except IrisError:  # said by `iris scores`
             return otherwise
         return otherwise if evaluation is None else evaluation.mean
 
 
 class _Progress:
-    """Where a run stands in its pipeline."""
+    """Where a run stands in its pipeline; nothing of one in an object store before it ends."""
 
     def __init__(self, sweep: Sweep, entry: Entry) -> None:
-        self._directory = sweep.root / entry.run
-        self._follower, self._ended = Follower(self._directory / "metrics.jsonl"), 0
+        place = sweep.place(entry)
+        self._directory = place if isinstance(place, Path) else None
+        self._follower = Follower(self._directory / "metrics.jsonl") if self._directory else None
+        self._ended = 0
         self._score: float | None = None
         self._plan: list[Any] | None = None
 
     def look(self) -> tuple[str | None, float | None]:
         """Round and stage, and the last score."""
+        if self._directory is None or self._follower is None:
+            return None, None
         lines, anew = self._follower.look()
         if anew:
             self._ended, self._score = 0, None

@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.replay.attributes import sealed
 from iris_cli.replay.dataset import Dataset
 
 ROOT = Path(__file__).parents[2]
@@ -449,6 +450,17 @@ def test_creating_never_overwrites(closed: Path) -> None:
 def attribute(name: str, value: object) -> Callable[[Path], object]:
     def change(path: Path) -> None:
         metadata = json.loads((path / "zarr.json").read_text())
+        metadata["attributes"] = sealed(metadata["attributes"] | {name: value})
+        (path / "zarr.json").write_text(json.dumps(metadata))
+
+    return change
+
+
+def unsealed(name: str, value: object) -> Callable[[Path], object]:
+    """A change that leaves the checksum as it was."""
+
+    def change(path: Path) -> None:
+        metadata = json.loads((path / "zarr.json").read_text())
         metadata["attributes"][name] = value
         (path / "zarr.json").write_text(json.dumps(metadata))
 
@@ -487,7 +499,11 @@ def remove(name: str) -> Callable[[Path], object]:
         (overwrite("zarr.json", b"[1]"), "zarr.json is unreadable"),
         (overwrite("zarr.json", b'{"zarr_format": 3, "node_type": "group"}'), "not a dataset of this program"),
         (overwrite("zarr.json", b'{"zarr_format": 3, "node_type": "array"}'), "a Zarr array"),
-        (attribute("format_version", 2), "format version 2, this program reads 1"),
+        (attribute("format_version", 3), "format version 3, this program reads 1 to 2"),
+        (attribute("format_version", 0), "format version 0, this program reads 1 to 2"),
+        (attribute("format_version", "2"), "format version 2, this program reads 1 to 2"),
+        (unsealed("created", "2026"), "its attributes are not as they were written"),
+        (unsealed("committed_steps", 140), "its attributes are not as they were written"),
         (attribute("committed_steps", "many"), "attributes are not whole"),
         (attribute("committed_steps", 151), "observations has 150 of 151"),
         (attribute("committed_episodes", 1), "episode_ends or episode_ids do not cover"),
