@@ -77,16 +77,17 @@ class Line:
         cutting = False
         with contextlib.suppress(OSError):
             while content := client.recv(1 << 16):
+                head = b""
                 if content.startswith(METHODS):
                     request = content.split(b" HTTP/1", 1)[0].decode()
                     self.requests.append(request)
                     cutting = self.cut_at(request)
-                    body = content.partition(b"\r\n\r\n")[2]
-                    if cutting and not body and not request.startswith(("GET", "HEAD", "DELETE")):
+                    head = content[: content.find(b"\r\n\r\n") + 4]  # a server must see all of it to know the request
+                    if cutting and head == content and not request.startswith(("GET", "HEAD", "DELETE")):
                         server.sendall(content)  # the body comes by itself
                         continue
                 if cutting:
-                    server.sendall(content[: -max(1, len(content) // 2)])
+                    server.sendall(head + content[len(head) : (len(head) + len(content)) // 2])
                     self.cut()
                     return
                 server.sendall(content)
