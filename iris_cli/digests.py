@@ -1,7 +1,7 @@
 """Checksums of a checkpoint's files: kept in its `done`, compared whenever it is loaded. Knows no torch.
 
-SHA-256, the fastest of the standard library where a processor has instructions for it: 1 to 2 GB/s, measured. Checkpoints of
-earlier versions have an empty `done`, and are read without.
+SHA-256, the fastest of the standard library where a processor has instructions for it: 1 to 2 GB/s, measured.
+Checkpoints of earlier versions have an empty `done`, and are read without.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ def mark_of(directory: Path) -> str:
 
 
 def has_digests(directory: Path) -> bool:
-    """Whether `done` says anything; before version 0.2 it did not."""
+    """Whether `done` says anything; in earlier versions it was empty."""
     return (directory / MARK).stat().st_size > 0
 
 

@@ -137,7 +137,7 @@ def some(known: Known, mode: str, wanted: str) -> dict[str, Any]:
     [
         ("full", "training", "optimizers.pt"),
         ("full", "collecting", "/observations/"),
-        ("broken", "collecting", "/zarr."),
+        pytest.param("broken", "collecting", "/zarr.", marks=soak),
         ("read only", "collecting", "/rewards/"),
         pytest.param("full once", "training", "latest", marks=soak),
         pytest.param("broken", "training", "state.json", marks=soak),
@@ -248,7 +248,7 @@ def test_two_processes_never_share_a_run_or_a_dataset(zygote: Zygote, place: Pat
     ("mode", "what"),
     [
         ("interrupt", ("write", "optimizers.pt")),
-        ("interrupt twice", ("write", "state.json")),
+        pytest.param("interrupt twice", ("write", "state.json"), marks=soak),
         pytest.param("interrupt twice", ("write", "optimizers.pt"), marks=soak),
         pytest.param("interrupt", ("rename", "latest"), marks=soak),
         pytest.param("interrupt twice", ("rename", "latest"), marks=soak),
