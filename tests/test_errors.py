@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import zarr
 from click.testing import Result
 
 from iris_cli.digests import mark_of
-from iris_cli.errors import ConfigError, DatasetError, IrisError, ShapeError, TrainingError
+from iris_cli.errors import ConfigError, DatasetError, IrisError, ShapeError, TrainingError, out_of_memory
 from iris_cli.run import Run
 
 Command = Callable[..., Result]
@@ -492,3 +493,19 @@ def test_an_error_says_what_where_and_what_to_do() -> None:
 def test_a_wrong_shape_is_also_a_value_error() -> None:
     assert issubclass(ShapeError, ValueError)
     assert issubclass(ShapeError, IrisError)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"), "of the device.*2.00 GiB"),
+        (MemoryError(), "of the machine"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "of the machine"),
+    ],
+)
+def test_too_little_memory_says_what_to_make_smaller(error: Exception, said: str) -> None:
+    told = out_of_memory(error)
+
+    assert re.search(f"{said}.*batch_size.*IRIS_FRAMES", str(told))
+    assert "\n" not in str(told)
+    assert out_of_memory(RuntimeError("shapes differ")) is None

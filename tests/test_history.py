@@ -148,3 +148,13 @@ def test_the_machine_is_plain_values() -> None:
     assert json.loads(json.dumps(facts)) == facts
     assert facts["memory_gb"] > 0
     assert 0 < memory()[1] <= memory()[0]
+
+
+def test_a_line_that_was_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
+    Note(tmp_path, torch.device("cpu")).saved(0)
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write('{"time": 17952')  # a kill, or a full disk
+
+    Note(tmp_path, torch.device("cpu")).saved(0)
+
+    assert len(starts(tmp_path)) == 2
