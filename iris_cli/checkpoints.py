@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from iris_cli.errors import RunError
-from iris_cli.latest import first_line, older, read_state
+from iris_cli.latest import first_line, older
 
 KEPT = 2  # newest checkpoints that stay on disk
 
@@ -92,9 +92,9 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
     """
     try:
         weights = load_file(path / "weights.safetensors", device=str(device))
-        state = read_state(path)
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         loaded = _read_tensors(path / "optimizers.pt") if optimizers else {}
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise RunError(
             f"the checkpoint cannot be read ({first_line(error)})", where=path,
             fix=older(path),

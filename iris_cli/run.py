@@ -38,7 +38,7 @@ from iris_cli.config import dump_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, RunError, TrainingError
-from iris_cli.latest import latest_checkpoint
+from iris_cli.latest import check_state, latest_checkpoint
 from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.learn.visits import Visits
 from iris_cli.progress import Progress
@@ -248,8 +248,9 @@ class Run:
         checkpoint = read_checkpoint(path, self.device, optimizers=optimizers)
         state = checkpoint.state
         try:
+            check_state(state)
             self.agent.load_state_dict(checkpoint.weights)
-            self.updates = dict(state["updates"])
+            self.updates = {name: state["updates"][name] for name in COMPONENTS}
             self.tokenizer_loss = state["tokenizer_loss"]
             self.cursor, self.collected = state["cursor"], state["collected"]
             self.checkpoint_number = state["number"]
@@ -474,7 +475,13 @@ class Run:
         """Start a stage of `total` updates with its own random streams, or go on with the one a kill left open."""
         saved = self.resumable(stage)
         if saved is not None and saved["total"] == total:
-            progress = Progress.restored(saved, self.device)
+            try:
+                progress = Progress.restored(saved, self.device)
+            except (ValueError, TypeError, RuntimeError, KeyError) as error:
+                raise RunError(
+                    f"the random states of the checkpoint cannot be used ({' '.join(str(error).split())[:120]})",
+                    where=self.directory, fix="Start the stage again in another run, or from an older checkpoint.",
+                ) from None  # fmt: skip
         else:
             if self._saved_progress is not None:  # given up: its random streams are not to be drawn again
                 self.end(self._saved_progress["stage"])

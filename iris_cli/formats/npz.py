@@ -12,6 +12,7 @@ unpacked a block at a time, and arrays of Python objects, which would run code, 
 """
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,7 +31,20 @@ MOST_PACKED = 500  # times smaller than unpacked; pictures of games reach 300, a
 HARMLESS_BYTES = 1 << 28  # unpacked, for which it does not matter how well they are packed
 _STEPS = ("actions", "rewards", "terminations", "truncations")
 _REQUIRED = ("observations", *_STEPS)
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,  # numpy reads a header as words of Python before it reads it as values
+    SyntaxError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    ValueError,
+)
 
 
 class _Array(NamedTuple):

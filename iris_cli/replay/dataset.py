@@ -44,7 +44,7 @@ from iris_cli.replay.fields import (
 from iris_cli.replay.lock import take_lock
 
 # What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError)
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError)
 
 
 class Dataset:

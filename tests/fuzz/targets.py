@@ -25,6 +25,7 @@ from fuzzing import (
     mutate_safetensors,
     mutate_yaml,
     mutate_zip,
+    unwatched,
 )
 from safetensors.torch import save, save_file
 
@@ -292,7 +293,11 @@ def _smallest(name: str) -> Any:
         )  # fmt: skip
         return replace(config, tokenizer=tokenizer)
     if name == "delta-iris":
-        sections = {s: replace(getattr(config, s), patch=1) for s in ("tokenizer", "dynamics", "actor_critic")}
+        levels = {"tokenizer": (1, 1, 0), "dynamics": (1, 1, 1), "actor_critic": (1, 1, 1)}
+        sections = {
+            name: replace(getattr(config, name), patch=1, channel_multipliers=(1, 1, 1), halvings=halvings)
+            for name, halvings in levels.items()
+        }
         return replace(config, **sections)
     return replace(config, tokenizer=replace(config.tokenizer, hidden_widths=(512, 512)))
 
@@ -515,7 +520,8 @@ def _shared_folder(folder: Path) -> Prepared:
         _copy(shared, Path("in"))
         for change in changes if isinstance(changes, list) else ():
             if isinstance(change, list) and len(change) == 3 and all(isinstance(word, str) for word in change):
-                _change(Path("in"), *change)
+                with unwatched():
+                    _change(Path("in"), *change)
         pull("in", out=Path("runs/pulled"))
 
     return Prepared(seeds, parse)
