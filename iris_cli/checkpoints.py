@@ -11,6 +11,7 @@ kill at any instant leaves the one before in force. Nothing that is loaded can r
 """
 
 import json
+import math
 import os
 import shutil
 import warnings
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -100,6 +101,21 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
             fix=older(path),
         ) from None  # fmt: skip
     return Checkpoint(weights, loaded, state)
+
+
+def sizes_in(path: Path) -> list[int]:
+    """Numbers in each tensor of the weights of a checkpoint, without reading them.
+
+    Raises:
+        RunError: if they cannot be read.
+    """
+    try:
+        with safe_open(path / "weights.safetensors", framework="pt") as file:
+            return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunError(
+            f"the checkpoint cannot be read ({first_line(error)})", where=path, fix=older(path)
+        ) from None
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -72,7 +72,8 @@ def check_state(state: Any) -> None:
         _is("cursor", state["cursor"].get("written", state["cursor"].get("done")), str)
     if state["progress"] is not None:
         counts += [state["progress"].get("done"), state["progress"].get("total")]
-        for name in ("stage", "draws", "dreams", "torch"):
+        _is("progress.stage", state["progress"].get("stage"), str)
+        for name in ("draws", "dreams", "torch"):
             _is(f"progress.{name}", state["progress"].get(name, ""), str)
     for name in ("visits", "passes"):  # not in the first runs
         _is(name, state.get(name, {}), dict)

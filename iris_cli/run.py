@@ -32,8 +32,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from iris_cli.agents import build, config_for, section_presets_for, view_of
+from iris_cli.agents.plausible import check_plausible
 from iris_cli.card import FORMAT, read_card
-from iris_cli.checkpoints import Checkpoint, read_checkpoint, write_atomically, write_checkpoint
+from iris_cli.checkpoints import Checkpoint, read_checkpoint, sizes_in, write_atomically, write_checkpoint
 from iris_cli.config import dump_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.envs.vector import VectorEnv
@@ -219,13 +220,15 @@ class Run:
             if training:
                 lock.callback(release_lock, _lock(directory))
                 card = read_card(directory)  # as it is now that nobody else writes
+            path = latest_checkpoint(directory / "checkpoints")
             try:
                 published = config_for(card["agent"])
                 config = updated(published, card["config"], where=lambda *keys: str(directory / "run.yaml"), presets={})
+                if path is not None:  # before anything is made that is as large as run.yaml says
+                    check_plausible(card["agent"], config, card["num_actions"], sizes_in(path))
                 run = cls(directory, card, config, device)
             except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
                 raise RunError(f"run.yaml lacks or spoils something ({error})", where=directory / "run.yaml") from None
-            path = latest_checkpoint(directory / "checkpoints")
             if path is None:
                 raise RunError("the run has no checkpoint", where=directory)
             run._load(path, optimizers=training)

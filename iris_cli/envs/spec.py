@@ -15,7 +15,7 @@ FRAME_SHAPE = (64, 64, 3)  # pixels and RGB of the frames that environments give
 STACK = 4  # grey frames of an observation, where an environment gives stacks instead
 IMPORTED = "imported:"  # begins the id of what data is of that came without an environment
 _UNWRAPPED: dict[str, Any] = {"frame_skip": 1, "noop_max": 0, "max_frames": None, "life_loss_ends": False}
-_NAME = re.compile(r"[^\x00-\x20\x7f-\x9f]{1,200}")  # of an environment, whoever thought of it
+_NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\ud800-\udfff]{1,200}")  # of an environment, whoever thought of it
 
 
 @dataclass(frozen=True, kw_only=True)

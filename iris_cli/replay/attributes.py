@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.errors import DAMAGE, DatasetError, ShapeError
 from iris_cli.version import VERSION
 
 FORMAT = "iris-dataset"
@@ -77,7 +77,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
         ours = attributes.get("format") == FORMAT
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError("this is not a Zarr v3 group", where=path, fix="Name a dataset: data/pong.zarr") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except DAMAGE:
         raise DatasetError("the dataset is damaged: zarr.json is unreadable", where=path) from None
     if not ours:
         raise DatasetError("this is a Zarr group, but not a dataset of this program", where=path)

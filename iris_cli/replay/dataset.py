@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.errors import DAMAGE, DatasetError, ShapeError
 from iris_cli.replay.attributes import (
     FORMAT_VERSION,
     check_dropping,
@@ -43,8 +43,7 @@ from iris_cli.replay.fields import (
 )
 from iris_cli.replay.lock import take_lock
 
-# What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
-_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError)
+_DAMAGE = (*DAMAGE, RuntimeError)  # of zarr and its codecs
 
 
 class Dataset:

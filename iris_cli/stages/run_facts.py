@@ -12,7 +12,7 @@ from typing import Any
 from iris_cli import latest
 from iris_cli.card import read_card
 from iris_cli.envs.spec import EnvSpec
-from iris_cli.errors import IrisError, RunError
+from iris_cli.errors import DAMAGE, IrisError, RunError
 from iris_cli.evaluations import Evaluation, evaluations
 from iris_cli.history import Start, read_plan, starts
 from iris_cli.metrics import Line, is_number, read_metrics
@@ -131,7 +131,7 @@ def _world_model(path: Path, notes: list[str]) -> dict[str, Any] | None:
                 hints = content.get("hints", content["world_model"].get("hints", []))
                 updates = sum(content["updates"].values())
                 found.append((updates, file.stat().st_mtime, {**content, "report": str(file), "hints": hints}))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except DAMAGE as error:
             notes.append(f"a measurement of the world model is left out: {file.name} cannot be read ({error})")
     return max(found, key=lambda one: one[:2])[2] if found else None
 

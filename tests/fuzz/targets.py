@@ -417,7 +417,7 @@ _ORDERS = (
 
 def _message(folder: Path) -> Prepared:
     def parse(data: bytes) -> None:
-        order = read_order(data.decode("utf-8", "surrogatepass"))
+        order = read_order(data.decode("utf-8", "replace"))
         if order.op == "start":
             start_of(order)
         if order.op == "save" and order.values["name"] is not None and Path(order.values["name"]).name != order.values["name"]:

@@ -59,7 +59,7 @@ def test_the_forms_of_the_three_papers_are_one(case: Case) -> None:
     advantage = torch.zeros_like(bootstrap)
     for t in reversed(range(rewards.shape[1])):
         recursive[:, t] = last = rewards[:, t] + discounts[:, t] * ((1 - lam) * after[:, t] + lam * last)
-        masked[:, t] = later = rewards[:, t] + (~ends[:, t]) * gamma * ((1 - lam) * after[:, t] + lam * later)
+        masked[:, t] = later = rewards[:, t] + (~ends[:, t]).double() * gamma * ((1 - lam) * after[:, t] + lam * later)
         delta = rewards[:, t] + discounts[:, t] * after[:, t] - values[:, t]
         advantages[:, t] = advantage = delta + discounts[:, t] * lam * advantage
 
