@@ -277,9 +277,9 @@ def fuzz(target: Target, *, seed: int, inputs: int, root: Path, seconds: float |
         seconds: at most; None: as long as it takes.
     """
     draws, crashes, tried = random.Random(f"{target.name} {seed}"), dict[tuple[str, str, str], Crash](), 0
-    end = None if seconds is None else time.monotonic() + seconds
     with Sandbox(root) as sandbox:
         prepared = sandbox.prepare(target)
+        end = None if seconds is None else time.monotonic() + seconds
         sandbox.limit_memory()
         pool = list(prepared.seeds)
         for number in range(inputs):
