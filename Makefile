@@ -1,6 +1,10 @@
 # Everything a fresh machine needs: `make demo` and `make test`. Variables can be set on the command line.
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
+# The oldest that pyproject.toml allows; any build of it will do.
+TORCH_LOWEST ?= torch==2.6.0
+LOWEST ?= .venv-lowest
+MINUTES ?= 30
 VENV   ?= .venv
 GAME   ?= Pong
 SEED   ?= 0
@@ -15,10 +19,10 @@ RUN  = $(VENV)/bin/python -m
 # As the iris command does: threads that wait spin for a moment only.
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help demo test check bench atari100k clean
+.PHONY: help demo test check soak test-lowest bench atari100k clean
 
 help: ## What can be made
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,13 +34,27 @@ demo: $(VENV)/installed ## Every stage on real Pong, from nothing to a video (8 
 	$(IRIS) run pipelines/demo.yaml --device $(DEVICE)
 
 test: $(VENV)/installed ## All tests: fast, parity and pipeline (CUDA ones where there is a GPU)
-	$(RUN) pytest
+	$(RUN) pytest -m "not soak"
 
 check: $(VENV)/installed ## What every commit must pass: format, lint, types, fast tests
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
-	$(RUN) pytest -m "not pipeline"
+	$(RUN) pytest -m "not pipeline and not soak"
+
+soak: $(VENV)/installed ## Hours of faults and foreign bytes: make soak MINUTES=480 (coverage-guided where atheris is installed)
+	$(RUN) pytest -m soak --timeout 0 --hypothesis-profile=ci
+	$(RUN) pytest tests -k properties --timeout 0 --hypothesis-profile=soak
+	$(VENV)/bin/python tests/fuzz/soak.py --minutes $(MINUTES)
+
+test-lowest: $(LOWEST)/installed ## The fast tests with the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -m "not pipeline and not soak"
+
+$(LOWEST)/installed: pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) tests/lowest.py dev --without torch > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/lowest.txt "$(TORCH_LOWEST)" -e ".[dev]"
+	@touch $@
 
 bench: $(VENV)/installed ## Throughput of every stage on this machine, saved in tests/perf/results
 	$(IRIS) bench --device $(DEVICE) --out tests/perf/results
@@ -45,4 +63,4 @@ atari100k: $(VENV)/installed ## The full loop: make atari100k GAME=Qbert SEED=0 
 	$(IRIS) run pipelines/$(PIPELINE).yaml --agent $(AGENT) --game $(GAME) --seed $(SEED) --device $(DEVICE)
 
 clean: ## Remove the environment (datasets and runs stay)
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) $(LOWEST) *.egg-info

@@ -314,6 +314,12 @@ def _entry(document: Document, entry: Any, phase: str, index: int, changes: dict
     )
     if name in _TRAINING and (stage.updates is None or stage.updates < 1):
         raise ConfigError(f"{name} needs updates, such as {{updates: 200}}", where=where("updates"))
+    render = getattr(stage, "render", Path())
+    if render.is_absolute() or ".." in render.parts:
+        raise ConfigError(
+            f"render is {shown(str(render))}, but must lie in the run's media/", where=where("render"),
+            fix="Write a name, such as final.mp4.",
+        )  # fmt: skip
 
     def due(number: int) -> bool:
         return number >= (first or 1) and (last is None or number <= last) and number % (every or 1) == 0
