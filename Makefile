@@ -43,8 +43,8 @@ check: $(VENV)/installed ## What every commit must pass: format, lint, types, fa
 	$(RUN) pytest -m "not pipeline and not soak"
 
 soak: $(VENV)/installed ## Hours of faults and foreign bytes: make soak MINUTES=480 (coverage-guided where atheris is installed)
-	$(RUN) pytest -m soak --timeout 0 --hypothesis-profile=ci
-	$(RUN) pytest tests -k properties --timeout 0 --hypothesis-profile=soak
+	$(RUN) pytest -m soak --timeout 0
+	$(RUN) pytest -m "not soak" -k properties --timeout 0 --hypothesis-profile=soak
 	$(VENV)/bin/python tests/fuzz/soak.py --minutes $(MINUTES)
 
 test-lowest: $(LOWEST)/installed ## The fast tests with the lowest versions that pyproject.toml allows

@@ -113,9 +113,7 @@ def sizes_in(path: Path) -> list[int]:
         with safe_open(path / "weights.safetensors", framework="pt") as file:
             return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError, ValueError) as error:
-        raise RunError(
-            f"the checkpoint cannot be read ({first_line(error)})", where=path, fix=older(path)
-        ) from None
+        raise RunError(f"the checkpoint cannot be read ({first_line(error)})", where=path, fix=older(path)) from None
 
 
 def write_atomically(path: Path, text: str) -> None:

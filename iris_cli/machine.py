@@ -29,7 +29,7 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this program runs from, with -dirty behind it if files differ; None: no checkout."""
+    """Of the checkout that this program runs from, with -dirty behind it where files differ; None: there is none."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

@@ -8,8 +8,8 @@ comment that no reader sees:
 
 Each `key=figure` says that the file has, at that key, a number that is `figure` when it is rounded to as many digits,
 and that the text before the comment, up to the blank line or comment before it, holds `figure` as it stands. Keys go
-down by dots; `%` after a figure takes a share as percent, `/3600` after a key divides what stands there. A table has one comment above it, which names the key of its
-rows and columns:
+down by dots; `%` after a figure takes a share as percent, `/3600` after a key divides what stands there. A table has
+one comment above it, which names the key of its rows and columns:
 
     <!-- table: tests/perf/results/x.json stages.{row} throughput ratio_to_plain seconds/3600 share_of_roofline% -->
     | stage | throughput | x plain | hours | of the roofline |

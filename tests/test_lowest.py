@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lowest import PYPROJECT, lowest  # noqa: E402
+from lowest import PYPROJECT, lowest
 
 PROJECT = {
     "name": "mine",
@@ -40,7 +40,10 @@ def test_two_lowest_versions_of_one_package_are_refused() -> None:
 
 def test_every_requirement_of_ours_has_a_lowest_version() -> None:
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    everything = [*project["dependencies"], *(text for group in project["optional-dependencies"].values() for text in group)]
+    everything = [
+        *project["dependencies"],
+        *(text for group in project["optional-dependencies"].values() for text in group),
+    ]
 
     named = {line.partition("==")[0] for line in lowest(project, list(project["optional-dependencies"]))}
 

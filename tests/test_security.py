@@ -182,7 +182,9 @@ def test_latest_names_a_checkpoint_and_nothing_else(place: Path, before: None, c
     assert "\n" not in result.stderr.strip()
 
 
-@pytest.mark.parametrize("game", ["../../outside/x", "/tmp/x", "a/../../../outside:X", "..", "a:..", "imported:../../x"])
+@pytest.mark.parametrize(
+    "game", ["../../outside/x", "/tmp/x", "a/../../../outside:X", "..", "a:..", "imported:../../x"]
+)
 def test_no_name_of_a_game_is_a_path(place: Path, before: None, command: Command, game: str) -> None:
     Path("p.yaml").write_text("dataset: data/{game}.zarr\nrun: runs/{game}\nthen:\n  - collect: {steps: 1}\n")
 
@@ -194,7 +196,9 @@ def test_no_name_of_a_game_is_a_path(place: Path, before: None, command: Command
             assert result.exit_code == 1, result.output
 
 
-@pytest.mark.parametrize("render", ["../../outside/x.mp4", "/tmp/iris-escape.mp4", "..", "/", ".mp4", "a/../../x.gif", "x.gif"])
+@pytest.mark.parametrize(
+    "render", ["../../outside/x.mp4", "/tmp/iris-escape.mp4", "..", "/", ".mp4", "a/../../x.gif", "x.gif"]
+)
 def test_films_of_a_pipeline_stay_in_its_run(place: Path, render: str) -> None:
     Path("p.yaml").write_text(f"game: Pong\nrun: runs/pong\nthen: [{{imagine: {{render: '{render}'}}}}]\n")
     try:
@@ -272,9 +276,9 @@ def test_weights_smaller_than_their_settings_are_refused_before_anything_is_made
 
 
 FORBIDDEN = {
-    "eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "marshal.loads", "yaml.load", "yaml.full_load",
-    "yaml.unsafe_load", "os.system", "os.popen", "subprocess.getoutput", "shelve.open", "dill.load", "joblib.load",
-    "numpy.load", "zipfile.extractall", "tarfile.open", "shutil.unpack_archive",
+    "eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "marshal.loads", "yaml.load",
+    "yaml.full_load", "yaml.unsafe_load", "os.system", "os.popen", "subprocess.getoutput", "shelve.open",
+    "dill.load", "joblib.load", "numpy.load", "zipfile.extractall", "tarfile.open", "shutil.unpack_archive",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fuzzing import Sandbox  # noqa: E402
+from fuzzing import Sandbox
 
 
 @pytest.fixture(scope="session")

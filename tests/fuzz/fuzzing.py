@@ -266,7 +266,9 @@ def _where(error: BaseException) -> str:
     return f"{Path(frame.filename).name}:{frame.name}"
 
 
-def fuzz(target: Target, *, seed: int, inputs: int, root: Path, seconds: float | None = None) -> tuple[int, list[Crash]]:
+def fuzz(
+    target: Target, *, seed: int, inputs: int, root: Path, seconds: float | None = None
+) -> tuple[int, list[Crash]]:
     """Try changed seeds; how many inputs were tried, and one crash of each kind.
 
     Args:
@@ -297,18 +299,20 @@ def fuzz(target: Target, *, seed: int, inputs: int, root: Path, seconds: float |
 
 NASTY: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 7, 255, 2**31, 2**63, -(2**63), 2**64, 10**9, 10**30, 10**400, 0.5, -0.0, 1e308,
-    float("nan"), float("inf"), float("-inf"), "", " ", "0", "-1", "1e3", "1e999", "nan", "none", "true", "a" * 300, "é☃",
-    "\ud800", "\x00", "\x1b[2J", "../../escape", "/etc/passwd", "..", ".", "{game}", "{seed:>99999999999}", "{game.__class__}",
-    "os:getcwd", "minari:x", "2026-11-21", [], [[]], [0], ["a", None], [1] * 300, {}, {"": None}, {"a": {"b": [1]}},
-    {"preset": "tiny"}, {"__class__": "x"}, {"py/object": "os.system"}, {"$type": "x"},
+    float("nan"), float("inf"), float("-inf"), "", " ", "0", "-1", "1e3", "1e999", "nan", "none", "true", "a" * 300,
+    "é☃", "\ud800", "\x00", "\x1b[2J", "../../escape", "/etc/passwd", "..", ".", "{game}", "{seed:>99999999999}",
+    "{game.__class__}", "os:getcwd", "minari:x", "2026-11-21", [], [[]], [0], ["a", None], [1] * 300, {},
+    {"": None}, {"a": {"b": [1]}}, {"preset": "tiny"}, {"__class__": "x"}, {"py/object": "os.system"},
+    {"$type": "x"},
 )  # fmt: skip
 TOKENS = (
-    b"../", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"null", b"-1", b"1e999", b"NaN", b"-Infinity", b"9" * 40, b"9" * 5000,
-    b"[" * 3000, b"{\"a\":" * 2000, b"\"" * 3, b"\\ud800", b"!!python/object/apply:os.system ['true']", b"!!int ''",
-    b"!!float x", b"!!bool x", b"!!timestamp x", b"!!binary x", b"!!set x", b"!!omap x", b"!!pairs x", b"!!null x",
-    b"!!merge x", b"!!value x", b"!!map x", b"!!seq x", b"!!str [x]", b"!!int [x]", b"<<: *a", b"&a ", b"*a", b"? ", b"- ",
-    b": ", b"|2\n", b">-\n", b"%YAML 9.9\n---\n", b"---\n", b"...\n", b"0x" + b"f" * 4000, b"0b" + b"1" * 99, b"1:59:59",
-    b"\r\n", b"\t", b"\xe2\x80\xa8", b"\x85", b",", b"\"", b"'", b"\n" * 9, b"PK\x03\x04", b"\x93NUMPY", b"csubprocess\nrun\n",
+    b"../", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"null", b"-1", b"1e999", b"NaN", b"-Infinity", b"9" * 40,
+    b"9" * 5000, b"[" * 3000, b"{\"a\":" * 2000, b"\"" * 3, b"\\ud800", b"!!python/object/apply:os.system ['true']",
+    b"!!int ''", b"!!float x", b"!!bool x", b"!!timestamp x", b"!!binary x", b"!!set x", b"!!omap x", b"!!pairs x",
+    b"!!null x", b"!!merge x", b"!!value x", b"!!map x", b"!!seq x", b"!!str [x]", b"!!int [x]", b"<<: *a", b"&a ",
+    b"*a", b"? ", b"- ", b": ", b"|2\n", b">-\n", b"%YAML 9.9\n---\n", b"---\n", b"...\n", b"0x" + b"f" * 4000,
+    b"0b" + b"1" * 99, b"1:59:59", b"\r\n", b"\t", b"\xe2\x80\xa8", b"\x85", b",", b"\"", b"'", b"\n" * 9,
+    b"PK\x03\x04", b"\x93NUMPY", b"csubprocess\nrun\n",
 )  # fmt: skip
 
 
@@ -461,7 +465,11 @@ def mutate_zip(inner: Mutate) -> Mutate:
                     members[place] = (name, inner(content, draws))
         target = io.BytesIO()
         packing = draws.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
-        with contextlib.suppress(ValueError, IndexError), zipfile.ZipFile(target, "w", packing) as archive, warnings.catch_warnings():
+        with (
+            contextlib.suppress(ValueError, IndexError),
+            zipfile.ZipFile(target, "w", packing) as archive,
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # of names that are there twice
             for name, content in members:
                 archive.writestr(name, content)

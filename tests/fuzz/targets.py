@@ -14,7 +14,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-import yaml
 from fuzzing import (
     Mutate,
     Prepared,
@@ -27,7 +26,7 @@ from fuzzing import (
     mutate_zip,
     unwatched,
 )
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 
 from iris_cli.agents import AGENTS, build, presets_for, published_format
 from iris_cli.card import read_card
@@ -37,7 +36,7 @@ from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.errors import IrisError, PlayError
 from iris_cli.formats.npz import read_npz
 from iris_cli.formats.video import FilmWriter, read_rows, read_video
-from iris_cli.open_run import configured, environment_for
+from iris_cli.open_run import configured
 from iris_cli.plan import make_plan
 from iris_cli.play.keys import Keyboard, read_script
 from iris_cli.play.protocol import moment_bytes, read_order, start_of
@@ -167,7 +166,16 @@ def _set_options(folder: Path) -> Prepared:
 
 
 def _env_names(folder: Path) -> Prepared:
-    seeds = [b"Pong", b"ms_pacman", b"ALE/Pong-v5", b"CartPole-v1", b"module:Class", b"imported:clip", b"../../x", b"a/b:c"]
+    seeds = [
+        b"Pong",
+        b"ms_pacman",
+        b"ALE/Pong-v5",
+        b"CartPole-v1",
+        b"module:Class",
+        b"imported:clip",
+        b"../../x",
+        b"a/b:c",
+    ]
 
     def parse(data: bytes) -> None:
         spec = training_spec(data.decode("utf-8", "replace"))
@@ -214,7 +222,7 @@ def _look(path: Path) -> None:
 
 
 def _scores(path: Path) -> object:
-    with patch.object(scores_of, "aggregate_intervals", return_value=None):  # 15 published methods, drawn anew 2,000 times
+    with patch.object(scores_of, "aggregate_intervals", return_value=None):  # slow
         return scores_of.scores([path])
 
 
@@ -420,7 +428,11 @@ def _message(folder: Path) -> Prepared:
         order = read_order(data.decode("utf-8", "replace"))
         if order.op == "start":
             start_of(order)
-        if order.op == "save" and order.values["name"] is not None and Path(order.values["name"]).name != order.values["name"]:
+        if (
+            order.op == "save"
+            and order.values["name"] is not None
+            and Path(order.values["name"]).name != order.values["name"]
+        ):
             raise AssertionError(order.values["name"])
 
     return Prepared([json.dumps(order).encode() for order in _ORDERS], parse)
@@ -563,7 +575,11 @@ def _copy(source: Path, target: Path, *, ignore: str | None = None) -> None:
 def _read_yaml(folder: Path) -> Prepared:
     """Any YAML: what comes out is plain, and is the same once it was written."""
     seeds = [path.read_bytes() for path in sorted(PIPELINES.glob("*.yaml"))[:2]]
-    seeds += [b"a: [1, 2.5, true, null, 2026-11-21, 'x', 0x1f, 1_000]\nb: {c: |\n  text\n}\n", b"&a [*a]", b"!!set {a, b}"]
+    seeds += [
+        b"a: [1, 2.5, true, null, 2026-11-21, 'x', 0x1f, 1_000]\nb: {c: |\n  text\n}\n",
+        b"&a [*a]",
+        b"!!set {a, b}",
+    ]
 
     def parse(data: bytes) -> None:
         Path("x.yaml").write_bytes(data)

@@ -111,10 +111,13 @@ FOUND = {
     "yaml: an alias within itself": ("yaml", other(b"a: &a [*a]")),
     "pipeline: aliases of aliases": (
         "pipeline",
-        other(b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"\n".join(
-            b"%c: &%c [%s]" % (n, n, b", ".join([b"*%c" % (n - 1)] * 9)) for n in range(ord("b"), ord("j"))
-        )),
-    ),  # fmt: skip
+        other(
+            b"a: &a [x, x, x, x, x, x, x, x, x]\n"
+            + b"\n".join(
+                b"%c: &%c [%s]" % (n, n, b", ".join([b"*%c" % (n - 1)] * 9)) for n in range(ord("b"), ord("j"))
+            )
+        ),
+    ),
     "pipeline: a path of any width": ("pipeline", other(b"run: '{seed:>99999999999}'\ngame: Pong\nthen: [collect]\n")),
     "pipeline: rounds without end": ("pipeline", other(b"game: Pong\nrounds: 1e12\nround: [collect]\n")),
     "pipeline: a number of too many digits": ("pipeline", other(b"seed: 0x" + b"f" * 5000 + b"\ngame: Pong\n")),
@@ -152,18 +155,22 @@ FOUND = {
     "npz: a header of words without end": ("npz", npz_header(b"{'descr': '''" + b" " * 105)),
     "published-checkpoint: a small storage that poses as a huge tensor": (
         "published-checkpoint",
-        saved({
-            "tokenizer.embedding.weight": torch.zeros(1, 1).expand(10**6, 10**6),
-            "world_model.pos_emb.weight": torch.zeros(1, 1).expand(10**6, 10**5),
-        }),
+        saved(
+            {
+                "tokenizer.embedding.weight": torch.zeros(1, 1).expand(10**6, 10**6),
+                "world_model.pos_emb.weight": torch.zeros(1, 1).expand(10**6, 10**5),
+            }
+        ),
     ),
     "published-checkpoint: a tensor that is not whole": (
-        "published-checkpoint", saved({"tokenizer.embedding.weight": torch.zeros(4, 4).to_sparse()}),
+        "published-checkpoint",
+        saved({"tokenizer.embedding.weight": torch.zeros(4, 4).to_sparse()}),
     ),
     "published-checkpoint: a tensor for a setting": (
-        "published-checkpoint", saved({"config": {"env_grayscale": torch.ones(2)}, "state_dict": {}}),
+        "published-checkpoint",
+        saved({"config": {"env_grayscale": torch.ones(2)}, "state_dict": {}}),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

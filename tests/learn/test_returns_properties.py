@@ -50,7 +50,7 @@ def test_they_are_the_weighted_sum_of_all_n_step_returns(case: Case) -> None:
 
 @given(cases())
 def test_the_forms_of_the_three_papers_are_one(case: Case) -> None:
-    """IRIS: backwards over returns. Δ-IRIS: backwards over the same with ends as a mask. TWM: advantages, plus values."""
+    """IRIS: backwards over returns. Δ-IRIS: the same with ends as a mask. TWM: advantages, plus values."""
     rewards, discounts, values, bootstrap, lam = case
     after = torch.cat([values[:, 1:], bootstrap[:, None]], 1)
     recursive, masked, advantages = (torch.zeros_like(rewards) for _ in range(3))

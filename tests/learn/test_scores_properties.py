@@ -10,7 +10,9 @@ from iris_cli.learn.scores import RANDOM_AND_HUMAN, aggregate, human_normalised,
 
 numbers = st.floats(-1e6, 1e6)
 lists = st.lists(numbers, min_size=1, max_size=40)
-tables = st.dictionaries(st.sampled_from(sorted(RANDOM_AND_HUMAN)), st.lists(numbers, min_size=1, max_size=6), min_size=1, max_size=5)
+tables = st.dictionaries(
+    st.sampled_from(sorted(RANDOM_AND_HUMAN)), st.lists(numbers, min_size=1, max_size=6), min_size=1, max_size=5
+)
 
 
 @given(lists)

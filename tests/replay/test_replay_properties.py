@@ -1,7 +1,6 @@
 """Whatever is appended, taken back and read again is what a list of steps would hold; so are segments drawn of it."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,13 +79,17 @@ def test_a_dataset_holds_what_a_list_would(
                 if kind < 2:
                     ends[kind, last] = True
                     over.add(episode)
+            pixels = draws.integers(0, 256, (steps, 1, 1, 1), np.uint8)
             new = {
-                "observations": np.broadcast_to(draws.integers(0, 256, (steps, 1, 1, 1)), (steps, 64, 64, 3)).astype(np.uint8),
+                "observations": np.broadcast_to(pixels, (steps, 64, 64, 3)),
                 "actions": draws.integers(0, 4, steps), "rewards": draws.normal(size=steps).astype(np.float32),
                 "terminations": ends[0], "truncations": ends[1],
             }  # fmt: skip
             dataset.append(
-                **new, episode_lengths=[length for _, length in ids], episode_ids=[number for number, _ in ids], writer="w"
+                **new,
+                episode_lengths=[length for _, length in ids],
+                episode_ids=[number for number, _ in ids],
+                writer="w",
             )
             for name in FIELDS:
                 held[name] += list(new[name])
@@ -129,7 +132,9 @@ def _segments_are_slices(dataset: Dataset, held: dict[str, list[np.ndarray]], ep
                 assert len(real) == 4 or chosen[0] == own[0]
 
 
-def _equal_slice(drawn: Segments, b: int, real: list[int], chosen: list[int], held: dict[str, list[np.ndarray]]) -> None:
+def _equal_slice(
+    drawn: Segments, b: int, real: list[int], chosen: list[int], held: dict[str, list[np.ndarray]]
+) -> None:
     padding = [t for t in range(4) if t not in real]
     assert drawn.frames is not None
     assert drawn.tokens is not None
@@ -138,7 +143,9 @@ def _equal_slice(drawn: Segments, b: int, real: list[int], chosen: list[int], he
     assert drawn.rewards[b, real].tolist() == [float(held["rewards"][i]) for i in chosen]
     assert drawn.ends[b, real].tolist() == ends
     assert drawn.tokens[b, real].tolist() == [[i, i + 1000] for i in chosen]
-    assert [int(frame.flatten()[0]) for frame in drawn.frames[b, real]] == [int(held["observations"][i].flat[0]) for i in chosen]
+    assert [int(frame.flatten()[0]) for frame in drawn.frames[b, real]] == [
+        int(held["observations"][i].flat[0]) for i in chosen
+    ]
     for values in (drawn.actions, drawn.rewards, drawn.ends, drawn.tokens, drawn.frames):
         assert not values[b, padding].any()
 
@@ -161,12 +168,16 @@ def test_episodes_take_pieces_that_follow_and_refuse_others(pieces: list[tuple[i
     for found, own in ((episodes, expected), (episodes.cut(kept), expected[:kept])):
         assert found.cover(len(own))
         assert np.repeat(found.ids, np.diff(found.ends, prepend=0)).tolist() == own
-        laid = [step for number in range(found.count) for start, stop in found.pieces(number) for step in range(start, stop)]
+        laid = [
+            step for number in range(found.count) for start, stop in found.pieces(number) for step in range(start, stop)
+        ]
         assert sorted(laid) == list(range(len(own)))
 
 
 @given(st.integers(1, 20), st.integers(1, 6), st.integers(1, 5), st.floats(0.1, 50), st.integers(0, 2**31))
-def test_windows_are_slices_and_every_start_is_counted(steps: int, length: int, batch: int, heat: float, seed: int) -> None:
+def test_windows_are_slices_and_every_start_is_counted(
+    steps: int, length: int, batch: int, heat: float, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     visits = torch.randint(3, (steps,), generator=generator)
     if steps - length + 1 < batch:

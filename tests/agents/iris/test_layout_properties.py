@@ -50,9 +50,9 @@ def test_every_input_has_one_place_and_every_output_its_shape(case: tuple[Tensor
 
 @given(sequences(), st.data())
 def test_a_prediction_knows_nothing_of_what_comes_after_it(case: tuple[Tensor, Tensor], data: st.DataObject) -> None:
-    """Row k predicts token k + 1: it may depend on tokens up to k, and behind a frame's last on its action, not later."""
+    """Row k predicts token k + 1: it may depend on tokens up to k, and behind a frame's last one on its action."""
     tokens, actions = case
-    dynamics, (batch, steps) = NETWORKS["causal"], actions.shape
+    dynamics, steps = NETWORKS["causal"], actions.shape[1]
     changed = data.draw(st.integers(0, steps * TOKENS_PER_FRAME - 1))
     other = tokens.flatten(1).clone()
     other[:, changed] = (other[:, changed] + 1) % CODES
