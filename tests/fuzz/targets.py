@@ -128,7 +128,8 @@ def made_run(root: Path) -> Path:
 def _pipeline(folder: Path) -> Prepared:
     seeds = [path.read_bytes() for path in sorted(PIPELINES.glob("*.yaml"))]
     seeds.append(
-        b"agent: iris\ngame: Pong\nseed: 3\ndataset: data/{game}.zarr\nrun: runs/{agent}-{game}-{seed}\nlog: tensorboard\n"
+        b"agent: iris\ngame: Pong\nseed: 3\ndataset: data/{game}.zarr\nrun: runs/{agent}-{game}-{seed}\n"
+        b"log: tensorboard\n"
         b"settings: {dynamics: {layers: 2, heads: 2}, tokenizer: {preset: light}}\nrounds: 3\n"
         b"round:\n  - collect: {steps: 200, until: 2}\n  - train-tokenizer: {updates: 2, every: 2, from: 2}\n"
         b"then:\n  - evaluate: {episodes: 2, temperature: 0.5}\n  - imagine: {render: a.mp4, num: 1}\n  - tokenize\n"
