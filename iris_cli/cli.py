@@ -542,18 +542,20 @@ def attention(run: Path, out: Path, device: str, **settings: Any) -> None:
 
 
 @cli.command()
-@click.argument("path", type=EITHER)
+@click.argument("path", type=EITHER, required=False)
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
-def info(path: Path, as_json: bool) -> None:
-    """Say what is in a dataset or a run.
+def info(path: Path | None, as_json: bool) -> None:
+    """Say what is in a dataset or a run (the newest one if none is named).
 
     \b
     Example: iris info data/pong.zarr
              iris info runs/pong --json
     """
     from iris_cli import console
+    from iris_cli.card import newest_run
     from iris_cli.stages.info import info as facts
 
+    path = path or newest_run()
     console.facts(str(path), facts(path), as_json=as_json)
 
 

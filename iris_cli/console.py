@@ -116,6 +116,11 @@ def _drawn(title: str, columns: list[str], rows: list[list[object]]) -> Table | 
     return drawn
 
 
+def width() -> int:
+    """Of the terminal, in characters."""
+    return _out.width
+
+
 def follow(look: Callable[[], tuple[Report, bool]], *, stop: Callable[[], bool], seconds: float = 1.0) -> None:
     """Show a report that changes, until it is the last one or a stop is asked for.
 

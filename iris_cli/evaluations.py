@@ -38,7 +38,7 @@ class Evaluation:
     standard_error: float  # of the mean, over episodes
     updates: int  # of all components together, when it was made
     checkpoint: str
-    steps: int | None  # environment steps collected by then; None: not recorded
+    steps: int | None  # environment steps in its dataset by then; None: not recorded
     imported: bool  # from a published checkpoint
     cut: int  # episodes that a limit of steps ended, whose scores are not whole
     fingerprint: str  # of the weights

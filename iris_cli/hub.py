@@ -33,7 +33,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
     except Exception as error:  # the client's own errors, and those of the network below it
         raise RunError(
             f"the hub did not take it ({_first_line(error)})", where=repository,
-            fix="Log in by `hf auth login`, or write a folder: iris push RUN --to FOLDER.",
+            fix="Is the network there? Log in (`hf auth login`), or write a folder: iris push RUN --to FOLDER.",
         ) from None  # fmt: skip
     return str(address)
 

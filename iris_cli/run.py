@@ -86,6 +86,7 @@ class Run:
         self.tokenizer_loss: str | None = "published, imported" if "imported" in card else None  # once trained
         self.cursor: dict[str, Any] | None = None  # where a pipeline stands
         self.collected: dict[str, Any] = {"steps": 0, "collector": None}  # the dataset as of the last checkpoint
+        self.steps_seen = 0  # environment steps in the dataset when a stage last learned from it
         self.progress: Progress | None = None
         self.checkpoint_number = 0
         self.round: int | None = None  # of the pipeline that is being carried out, for metrics
@@ -256,6 +257,7 @@ class Run:
             self.updates = {name: state["updates"][name] for name in COMPONENTS}
             self.tokenizer_loss = state["tokenizer_loss"]
             self.cursor, self.collected = state["cursor"], state["collected"]
+            self.steps_seen = state.get("steps_seen", 0)
             self.checkpoint_number = state["number"]
             self._invocations, self._saved_progress = state["invocations"], state["progress"]
             self._metrics_bytes = state["metrics_bytes"]
@@ -286,6 +288,7 @@ class Run:
             "progress": self._saved_progress if self.progress is None else self.progress.state(),
             "cursor": self.cursor,
             "collected": self.collected,
+            "steps_seen": self.steps_seen,
             "visits": {name: visits.counts.tolist() for name, visits in self._visits.items()},
             "passes": {name: visits.left.tolist() for name, visits in self._visits.items()},
             "metrics_bytes": self._metrics_bytes or 0,

@@ -111,6 +111,12 @@ def test_info_is_a_table_for_people(command: Command, workplace: Path) -> None:
     assert "tiny" in result.stdout
 
 
+def test_info_without_a_path_is_of_the_newest_run(command: Command, workplace: Path) -> None:
+    os.utime("runs/pong/checkpoints/latest", (2e9, 2e9))
+
+    assert json.loads(command("info", "--json").stdout) == json.loads(command("info", "runs/pong", "--json").stdout)
+
+
 def test_a_diagnosis_is_tables_and_hints_for_people(command: Command, workplace: Path) -> None:
     result = command("diagnose", "--run", "runs/pong", "--dataset", "data/pong.zarr", "--horizon", "5")
 
@@ -152,6 +158,7 @@ def test_training_makes_the_run_of_the_dataset_and_goes_on_with_it(command: Comm
     assert "New run" not in second.stdout
     facts = json.loads(command("info", "runs/breakout", "--json").stdout)
     assert facts["updates"] == {"tokenizer": 4, "dynamics": 0, "actor_critic": 0}
+    assert facts["collected_steps"] == json.loads(command("info", "data/breakout.zarr", "--json").stdout)["steps"] > 0
 
 
 def test_a_change_of_learning_settings_is_said_and_kept(command: Command, workplace: Path) -> None:

@@ -83,3 +83,34 @@ def test_a_real_bash_completes_with_the_script(workplace: Path, repository: Path
     assert done.stderr == ""
     assert done.stdout.splitlines()[0] == "runs/pong"
     assert "_iris_completion" in done.stdout.splitlines()[1]
+
+
+ZSH = """
+zmodload zsh/zpty
+zpty z zsh -f -i
+zpty -w z 'autoload -Uz compinit; compinit -u -D; eval "$(iris completion zsh)"; print -r -- re""ady'
+zpty -r z line '*ready*'
+zpty -w -n z $'iris train-a\\t\\t'
+zpty -r z line '*train-agent*'
+print -r -- "$line"
+"""
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize(
+    ("shell", "script"),
+    [("fish", 'iris completion fish | source; complete -C "iris train-a"'), ("zsh", ZSH)],
+)
+def test_real_shells_complete_with_their_scripts(shell: str, script: str, repository: Path, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}")
+    program = tmp_path / "iris"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m iris_cli "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(repository)}
+
+    done = subprocess.run([shell, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+
+    assert "train-agent" in done.stdout
+    assert "train-actor-critic" in done.stdout
+    assert "train-tokenizer" not in done.stdout

@@ -73,7 +73,7 @@ def test_every_command_is_named_in_the_readme(name: str) -> None:
     assert re.search(rf"\biris {name}\b", (REPOSITORY / "README.md").read_text())
 
 
-@pytest.mark.parametrize("document", ["README.md", "pipelines/README.md", "data/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "pipelines/README.md", "data/README.md", "docs/agents.md"])
 def test_the_command_lines_of_a_document_parse(document: str) -> None:
     for line in lines_of_commands((REPOSITORY / document).read_text()):
         if shlex.split(line)[1] in cli.commands:

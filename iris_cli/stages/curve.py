@@ -28,7 +28,7 @@ AXES = {"steps": "environment steps", "minutes": "minutes of work"}
 class Point:
     """One evaluation on the way."""
 
-    steps: int | None  # collected before it; None: not recorded
+    steps: int | None  # environment steps before it; None: not recorded
     minutes: float  # of all stages before it, earlier evaluations included; by hand: since the run was made
     score: float  # mean over episodes
     standard_error: float | None  # of that mean; None where its report is gone

@@ -48,7 +48,7 @@ def _run(path: Path) -> dict[str, Any]:
                 "checkpoint": checkpoint.name,
                 "updates": state["updates"],
                 "tokenizer_loss": state["tokenizer_loss"],
-                "collected_steps": state["collected"]["steps"],
+                "collected_steps": state["collected"]["steps"] or state.get("steps_seen", 0),
                 "unfinished_stage": _words(state["progress"]) if state["progress"] else None,
                 "pipeline_position": state["cursor"]["position"] if state["cursor"] else None,
             }

@@ -90,7 +90,7 @@ def _training(facts: Mapping[str, Any]) -> dict[str, Any]:
         "seed": facts["seed"],
         "updates": ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in facts["updates"].items()),
         "tokenizer's loss": facts["tokenizer_loss"] or "-",
-        "steps it collected": "-" if facts["collected_steps"] is None else f"{facts['collected_steps']:,}",
+        "environment steps": "-" if facts["collected_steps"] is None else f"{facts['collected_steps']:,}",
         "dataset": f"{dataset['steps']:,} steps, {dataset['episodes']:,} episodes" if dataset else "not at hand",
         "who played": ", ".join(dataset.get("collected_by", [])) or "-",
         **(

@@ -56,8 +56,8 @@ def collected(facts: Facts) -> int:
     """Environment steps so far, as far as they are recorded."""
     steps = [numbers_of(line).get("steps_in_all", 0.0) for line in facts.stages]
     saved = (facts.state or {}).get("collected")
-    known = saved.get("steps") if isinstance(saved, dict) else None
-    return int(max([*steps, float(known) if is_number(known) else 0.0], default=0))
+    known = [saved.get("steps") if isinstance(saved, dict) else None, (facts.state or {}).get("steps_seen")]
+    return int(max([*steps, *(float(one) for one in known if is_number(one))], default=0))
 
 
 def updates_of(facts: Facts) -> dict[str, int]:

@@ -35,7 +35,7 @@ def about(run: Run, *, seconds: float) -> dict[str, Any]:
         "agent": run.agent_name,
         "environment": run.environment.name,
         "updates": run.updates,
-        "collected_steps": run.collected["steps"] or None,  # None: others collected, and the run does not know
+        "collected_steps": run.collected["steps"] or run.steps_seen or None,  # by the run, or by others
         "tokenizer_loss": run.tokenizer_loss,
         "checkpoint": f"{run.checkpoint_number:06d}",
         "fingerprint": run.fingerprint(),

@@ -27,6 +27,7 @@ from iris_cli.published import published_scores, sources
 
 FIGURES = ("mean", "median", "iqm", "optimality_gap", "superhuman", "runs")
 PROFILED = ("IRIS", "TWM", "Delta-IRIS", "Simulus")  # in the picture, besides yours and the method compared with
+WIDE = 126  # characters of a terminal, from which on intervals stand beside their figures
 DEFINITIONS = {
     "human_normalised": "(score - random) / (human - random); a run's score is the mean of its evaluation episodes",
     "mean": "over games, of each game's mean over runs",
@@ -101,7 +102,8 @@ def show(facts: Mapping[str, Any]) -> None:
     count = yours["games"] if yours else len(RANDOM_AND_HUMAN)
     games = _games_in_words(count)
     rivals = sorted(facts["published_on_your_games"].items(), key=lambda item: -item[1]["iqm"])
-    rows = [_figures_row(name, figures) for name, figures in ([("yours", yours)] if yours else []) + rivals]
+    below = console.width() < WIDE
+    rows = [_figures_row(name, figures, below) for name, figures in ([("yours", yours)] if yours else []) + rivals]
     columns = ["method", "runs", "mean", "median", "IQM", "optimality gap", "superhuman"]
     console.grid(f"Human-normalised, {games} of Atari 100k (95 % stratified bootstrap intervals)", columns, rows)
     improvement = facts["improvement"]
@@ -240,14 +242,21 @@ def _game_row(game: str, facts: Mapping[str, Any]) -> list[object]:
     ]  # fmt: skip
 
 
-def _figures_row(name: str, figures: Mapping[str, Any]) -> list[object]:
+def _figures_row(name: str, figures: Mapping[str, Any], below: bool) -> list[object]:
+    """A method in the table; its intervals stand below its figures where there is little room."""
     intervals = figures["intervals"] or {}
-    cells = [f"{figures[key]:.3f}{_bounds(intervals.get(key), '.2f')}" for key in FIGURES[:4]]
-    return [name, figures["runs"], *cells, f"{figures['superhuman']}{_bounds(intervals.get('superhuman'), '.0f')}"]
+
+    def cell(key: str, form: str, bounds_form: str) -> str:
+        return f"{figures[key]:{form}}{_bounds(intervals.get(key), bounds_form, below)}"
+
+    return [name, figures["runs"], *(cell(key, ".3f", ".2f") for key in FIGURES[:4]), cell("superhuman", "", ".0f")]
 
 
-def _bounds(interval: Sequence[float] | None, form: str) -> str:
-    return "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
+def _bounds(interval: Sequence[float] | None, form: str, below: bool = False) -> str:
+    if interval is None:
+        return ""
+    low, high = (format(bound, form) for bound in interval)
+    return f"\n{low}..{high}" if below else f" ({low} to {high})"
 
 
 def _raw(score: float) -> str:

@@ -135,7 +135,7 @@ def _facts(run: Run, settings: Push) -> dict[str, Any]:
         "seed": run.seed,
         "updates": run.updates,
         "tokenizer_loss": run.tokenizer_loss,
-        "collected_steps": run.collected["steps"] or None,
+        "collected_steps": run.collected["steps"] or run.steps_seen or None,
         "dataset": _dataset_facts(run.dataset_path),
         "fingerprint": run.fingerprint(),
         "licence": settings.licence,

@@ -155,7 +155,7 @@ def train(run: Run, lesson: Lesson, updates: int | None, *, after_update: Callab
 
 
 def needs_steps(replay: Replay, run: Run) -> Replay:
-    """The replay, if there is anything in it; says where its frames are, unless on the device.
+    """The replay, if there is anything in it; says where its frames are, unless on the device. The run notes its steps.
 
     Raises:
         DatasetError: if it is empty.
@@ -166,6 +166,7 @@ def needs_steps(replay: Replay, run: Run) -> Replay:
             where=run.dataset_path,
             fix=f"Collect: iris collect --env {run.environment.name}",
         )
+    run.steps_seen = replay.num_steps
     if FRAMES is None and replay.place != "device":
         _tell_place(replay.place, run.device.type)
     return replay

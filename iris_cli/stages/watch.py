@@ -14,6 +14,7 @@ from typing import Any
 
 from iris_cli import console
 from iris_cli.card import read_card
+from iris_cli.evaluations import evaluations
 from iris_cli.history import read_plan
 from iris_cli.metrics import Follower, Line, is_number, numbers_of
 from iris_cli.replay.lock import holder
@@ -58,7 +59,7 @@ class Watcher:
             "nobody trains it" if process is None else f"trained by process {process}"
         )
         rows = [*_progress(self._lines, plan, state, process, now), *_saved(state, now)]
-        sections = [Section(title, ("", ""), tuple(rows)), *_learned(self._lines), *_evaluated(self._lines)]
+        sections = [Section(title, ("", ""), tuple(rows)), *_learned(self._lines), *_evaluated(self._lines, self._run)]
         return Report(stage="watch", sections=tuple(sections)), process is None
 
 
@@ -116,8 +117,10 @@ def _learned(lines: list[Line]) -> Iterable[Section]:
         yield Section("Learning", ("stage", "update", "newest figures"), tuple(rows))
 
 
-def _evaluated(lines: list[Line]) -> Iterable[Section]:
-    steps, rows = 0, []
+def _evaluated(lines: list[Line], run: Path) -> Iterable[Section]:
+    """The last evaluations of a pipeline, or of a run that is trained by hand."""
+    rows: list[tuple[float | int | str | None, ...]] = []
+    steps = 0
     for line in stage_lines(lines):
         figures = numbers_of(line)
         steps = int(figures.get("steps_in_all", steps))
@@ -125,6 +128,8 @@ def _evaluated(lines: list[Line]) -> Iterable[Section]:
             where = f"round {line['round']}" if is_number(line.get("round")) else str(line.get("phase"))
             interval = line["figures"].get("confidence_interval", "")
             rows.append((where, steps, figures["mean_score"], str(interval), figures.get("human_normalised")))
+    if not rows:
+        rows = [(report.path.stem, report.steps, report.mean, None, None) for report in evaluations(run)]
     if rows:
         columns = ("", "steps", "mean score", "interval", "human-normalised")
         yield Section("Evaluations", columns, tuple(rows[-SHOWN_EVALUATIONS:]))

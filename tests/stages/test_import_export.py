@@ -91,7 +91,7 @@ def test_frames_of_the_right_size_come_in_as_they_are() -> None:
         ((30, 40, 1), lambda image: image[:, :, 0]),
         ((1, 30, 40), lambda image: image[0]),
     ],
-    ids=str,
+    ids=["wide", "channels first", "grey", "one channel", "one channel first"],
 )
 def test_pictures_of_any_size_go_through_the_resize_of_atari(shape: tuple[int, ...], as_picture: Callable) -> None:
     values = recorded(10, shape=shape)

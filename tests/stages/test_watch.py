@@ -109,6 +109,16 @@ def test_evaluations_are_the_last_ones_with_their_steps(workplace: Path) -> None
     assert "round 2 |" not in words
 
 
+def test_evaluations_of_a_run_trained_by_hand_are_its_reports(scored: Callable[..., Path]) -> None:
+    scored("a", mean=1.5, updates=10, steps=500, report="000003")
+    run = scored("a", mean=2.5, updates=20, steps=900, report="000004")
+
+    words = seen(run)
+
+    assert "evaluate-000003 | 500 | 1.5" in words
+    assert "evaluate-000004 | 900 | 2.5" in words
+
+
 @pytest.mark.parametrize("lock", ["", "none", "0", "-1", "99999999", "1" * 40])
 def test_nobody_trains_a_run_whose_lock_names_no_process(workplace: Path, lock: str) -> None:
     (RUN / ".lock").write_text(lock)
