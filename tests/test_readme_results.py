@@ -84,7 +84,7 @@ def test_results_say_when_of_what_and_where(root: Path, name: str) -> None:
     assert f"r.json does not say its {name}" in str(check(TEXT, root)[0])
 
 
-@pytest.mark.parametrize("document", ["README.md", "pipelines/README.md", "data/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/results.md", "pipelines/README.md", "data/README.md"])
 def test_the_documents_say_what_the_results_say(document: str) -> None:
     assert [str(problem) for problem in check((REPOSITORY / document).read_text(encoding="utf-8"), REPOSITORY)] == []
 
