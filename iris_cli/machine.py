@@ -32,10 +32,9 @@ def commit() -> str | None:
     """Of the checkout that this program runs from, with -dirty behind it where files differ; None: there is none."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL, timeout=10).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
 
 
 def cores() -> int:
