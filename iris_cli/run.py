@@ -226,7 +226,8 @@ class Run:
                 published = config_for(card["agent"])
                 config = updated(published, card["config"], where=lambda *keys: str(directory / "run.yaml"), presets={})
                 if path is not None:  # before anything is made that is as large as run.yaml says
-                    check_plausible(card["agent"], config, card["num_actions"], sizes_in(path))
+                    sizes, where = sizes_in(path), directory / "run.yaml"
+                    check_plausible(card["agent"], config, card["num_actions"], sizes, where=where)
                 run = cls(directory, card, config, device)
             except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
                 raise RunError(f"run.yaml lacks or spoils something ({error})", where=directory / "run.yaml") from None

@@ -459,7 +459,9 @@ class Dataset:
         if missing:
             raise self._damaged(name, f"lacks {len(missing)} chunks, the first is {missing[0]}")
 
-    def _array(self, name: str, field: Field | None) -> "zarr.Array[Any]":  # the oldest zarr that we allow has no such type at run time
+    def _array(
+        self, name: str, field: Field | None
+    ) -> "zarr.Array[Any]":  # the oldest zarr that we allow has no such type at run time
         try:
             # Every chunk is written, also one of zeros, so that a missing one is known to be lost.
             with zarr.config.set({"array.write_empty_chunks": True}):
