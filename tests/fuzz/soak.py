@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,21 +40,22 @@ def main() -> None:
         name, engine, seconds, out, corpus = given.one.split(",")
         {"atheris": _guided, "seeded": _seeded}[engine](name, given.seed, float(seconds), Path(out), Path(corpus))
         return
-    results = soak(given.targets, minutes=given.minutes, seed=given.seed, keep=given.keep)
-    out = given.out or RESULTS / f"{results['date']}.json"
+    out = given.out or RESULTS / f"{time.strftime('%Y-%m-%d')}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results: dict[str, Any] = {"inputs": 0, "hours": 0.0, "crashes": 0}
+    for results in soak(given.targets, minutes=given.minutes, seed=given.seed, keep=given.keep):
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")  # a kill loses one target at most
     print(f"{results['inputs']:,} inputs in {results['hours']:.2f} hours, {results['crashes']} crashes: {out}")
     sys.exit(1 if results["crashes"] else 0)
 
 
-def soak(names: list[str], *, minutes: float, seed: int, keep: Path | None) -> dict[str, Any]:
-    """Try every target, the seeded engine first; what came of it, as plain values."""
+def soak(names: list[str], *, minutes: float, seed: int, keep: Path | None) -> Iterator[dict[str, Any]]:
+    """Try one target after the other, the seeded engine first; what came of all so far, as plain values."""
     from targets import TARGETS
 
     from iris_cli.machine import commit, processor
 
-    begun, found = time.monotonic(), dict[str, Any]()
+    begun, found, of = time.monotonic(), dict[str, Any](), commit()
     engines = [("seeded", 0.1), ("atheris", 0.9)] if find_spec("atheris") else [("seeded", 1.0)]
     names = names or sorted(TARGETS)
     with tempfile.TemporaryDirectory(prefix="iris-fuzz-") as place:
@@ -71,17 +73,17 @@ def soak(names: list[str], *, minutes: float, seed: int, keep: Path | None) -> d
                 "crashes": [crash for part in parts for crash in part["crashes"]],
             }
             print(f"{name}: {found[name]['inputs']:,} inputs, {len(found[name]['crashes'])} crashes", flush=True)
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit(),
-        "device": processor(),
-        "python": platform.python_version(),
-        "seed": seed,
-        "hours": round((time.monotonic() - begun) / 3600, 3),
-        "inputs": sum(target["inputs"] for target in found.values()),
-        "crashes": sum(len(target["crashes"]) for target in found.values()),
-        "targets": found,
-    }
+            yield {
+                "date": time.strftime("%Y-%m-%d"),
+                "commit": of,
+                "device": processor(),
+                "python": platform.python_version(),
+                "seed": seed,
+                "hours": round((time.monotonic() - begun) / 3600, 3),
+                "inputs": sum(target["inputs"] for target in found.values()),
+                "crashes": sum(len(target["crashes"]) for target in found.values()),
+                "targets": found,
+            }
 
 
 def _process(name: str, engine: str, seconds: float, seed: int, place: Path, corpus: Path) -> dict[str, Any]:
