@@ -110,7 +110,7 @@ def _drawn(title: str, columns: list[str], rows: list[list[object]]) -> Table | 
         return escape(title)
     drawn = Table(title=escape(title), title_justify="left", box=None, pad_edge=False, show_header=any(columns))
     for index, column in enumerate(columns):
-        drawn.add_column(escape(column), style="cyan" if index == 0 else None)
+        drawn.add_column(escape(column), style="cyan" if index == 0 else None, no_wrap=index == 0)  # names stay whole
     for row in rows:
         drawn.add_row(*(escape(number(_plain(value))) for value in row))
     return drawn
