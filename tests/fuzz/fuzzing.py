@@ -386,6 +386,8 @@ def _nudged(value: Any, draws: random.Random) -> Any:
     """Something like it."""
     if isinstance(value, bool) or value is None:
         return not value
+    if isinstance(value, int) and abs(value) > 1 << 60:  # more would not fit a float, nor be written out
+        return draws.choice((value // 2, 1 << 60, -value))
     if isinstance(value, int):
         return draws.choice((value + 1, value - 1, -value, value * 1000, float(value), str(value)))
     if isinstance(value, float):

@@ -93,7 +93,10 @@ def _process(name: str, engine: str, seconds: float, seed: int, place: Path, cor
     command = [sys.executable, str(FOLDER / "soak.py"), "--seed", str(seed), "--one", one]
     begun = time.monotonic()
     with (place / f"{name}-{engine}.log").open("w+b") as log:
-        code = subprocess.run(command, cwd=place, stdout=log, stderr=log, check=False).returncode
+        try:
+            code = subprocess.run(command, cwd=place, stdout=log, stderr=log, timeout=600 + 20 * seconds).returncode
+        except subprocess.TimeoutExpired:
+            code = -signal.SIGKILL
         log.seek(0, 2)
         log.seek(max(0, log.tell() - 2000))
         said = log.read().decode("utf-8", "replace")

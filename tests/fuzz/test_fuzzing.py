@@ -1,6 +1,7 @@
 """The harness itself: each thing that an input must not do is seen, and the same seed tries the same inputs."""
 
 import io
+import json
 import os
 import pickle
 import random
@@ -126,6 +127,13 @@ def test_the_same_seed_makes_the_same_changes_and_they_change_something(mutate: 
     assert len(set(one)) > 15
     if mutate in (mutate_bytes, mutate_json, mutate_yaml):  # archives carry the time
         assert one == two
+
+
+def test_numbers_of_any_size_can_be_changed() -> None:
+    draws = random.Random(0)
+
+    for _ in range(300):
+        mutate_json(json.dumps({"a": 10**400, "b": [-(10**40), 1e308, "x"]}).encode(), draws)
 
 
 def test_a_run_reports_each_kind_of_crash_once(root: Path) -> None:
