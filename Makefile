@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 # The oldest that pyproject.toml allows; any build of it will do.
-TORCH_LOWEST ?= torch==2.6.0
+TORCH_LOWEST ?= torch==2.11.0
 LOWEST ?= .venv-lowest
 MINUTES ?= 30
 VENV   ?= .venv

@@ -403,7 +403,7 @@ def mutate_json(data: bytes, draws: random.Random) -> bytes:
         return mutate_bytes(data, draws)
     try:
         return json.dumps(mutate_tree(json.loads(data), draws)).encode()
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, OverflowError):
         return mutate_bytes(data, draws)
 
 
@@ -414,7 +414,7 @@ def mutate_yaml(data: bytes, draws: random.Random) -> bytes:
     try:
         tree = mutate_tree(yaml.safe_load(data), draws)
         return yaml.safe_dump(tree, sort_keys=False).encode()
-    except (yaml.YAMLError, ValueError, RecursionError, UnicodeEncodeError):
+    except Exception:  # of the reader that is not ours, for what was changed before
         return mutate_bytes(data, draws)
 
 
