@@ -11,19 +11,20 @@ Nothing that is loaded can run code: safetensors, JSON, `torch.load(weights_only
 """
 
 import json
+import math
 import shutil
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from iris_cli.digests import FILES, MARK, check_files, mark_of
 from iris_cli.errors import RunError
-from iris_cli.latest import first_line, older, read_state
+from iris_cli.latest import first_line, older
 from iris_cli.replay.flush import flush
 
 KEPT = 2  # newest checkpoints that stay on disk
@@ -102,14 +103,27 @@ def read_checkpoint(path: Path, device: torch.device, *, optimizers: bool) -> Ch
     try:
         check_files(path, FILES if optimizers else (name for name in FILES if name != "optimizers.pt"))
         weights = load_file(path / "weights.safetensors", device=str(device))
-        state = read_state(path)
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         loaded = _read_tensors(path / "optimizers.pt") if optimizers else {}
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise RunError(
             f"the checkpoint cannot be read ({first_line(error)})", where=path,
             fix=older(path),
         ) from None  # fmt: skip
     return Checkpoint(weights, loaded, state)
+
+
+def sizes_in(path: Path) -> list[int]:
+    """Numbers in each tensor of the weights of a checkpoint, without reading them.
+
+    Raises:
+        RunError: if they cannot be read.
+    """
+    try:
+        with safe_open(path / "weights.safetensors", framework="pt") as file:
+            return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunError(f"the checkpoint cannot be read ({first_line(error)})", where=path, fix=older(path)) from None
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -18,6 +18,8 @@ import yaml
 from iris_cli.errors import ConfigError
 from iris_cli.object_store import Location, StoreURL, located, on_this_machine
 
+MAX_VALUES = 20_000  # of a file; an alias counts as all that it stands for, as often as it stands there
+
 T = TypeVar("T")
 Where = Callable[..., str]  # keys of a setting -> the place to name in an error
 
@@ -82,6 +84,15 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f"Did you mean '{close[0]}'?" if close else f"Known are: {', '.join(options)}."
 
 
+def shown(value: Any) -> str:
+    """A value for an error: as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits, or levels, than can be written
+        return "too much to show"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def updated(config: T, changes: Mapping[str, Any], *, where: Where, presets: Mapping[str, Mapping[str, Any]]) -> T:
     """A copy of a (nested) settings dataclass with some fields changed.
 
@@ -100,7 +111,7 @@ def updated(config: T, changes: Mapping[str, Any], *, where: Where, presets: Map
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: Where, called: str) -> T:
     """Build a flat settings dataclass from plain values; see `updated` for conversion and errors."""
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{called} takes settings like {{steps: 200}}, not {mapping!r}", where=where())
+        raise ConfigError(f"{called} takes settings like {{steps: 200}}, not {shown(mapping)}", where=where())
     fields = _fields(cls)
     values = {}
     for key, value in mapping.items():
@@ -171,13 +182,13 @@ def convert(value: Any, kind: Any, *, where: str, name: str) -> Any:
     except (ValueError, TypeError, OverflowError):
         count = "" if ... in arguments else f"{len(arguments)} "
         wanted = f"a list of {count}whole numbers" if origin is tuple else _NAMES[kind]
-        raise ConfigError(f"{name} is {value!r}, but must be {wanted}", where=where) from None
+        raise ConfigError(f"{name} is {shown(value)}, but must be {wanted}", where=where) from None
 
 
 def _updated(config: T, changes: Mapping[str, Any], where: Where, presets: Mapping, path: tuple[str, ...]) -> T:
     section = ".".join(path) or "the settings"
     if not isinstance(changes, Mapping):
-        raise ConfigError(f"{section} takes settings like {{name: value}}, not {changes!r}", where=where(*path))
+        raise ConfigError(f"{section} takes settings like {{name: value}}, not {shown(changes)}", where=where(*path))
     fields = _fields(type(config))
     if "preset" in changes and section in presets:
         known = presets[section]
@@ -211,6 +222,8 @@ def _fields(cls: type) -> dict[str, Any]:
 def _plain(node: yaml.Node, path: Path, lines: dict, keys: tuple[str | int, ...]) -> Any:
     lines.setdefault(keys, node.start_mark.line + 1)
     here = f"{path}:{node.start_mark.line + 1}"
+    if len(lines) > MAX_VALUES:
+        raise ConfigError(f"there are more than {MAX_VALUES:,} values in it", where=here)
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
     if kind == node.tag or kind.startswith("python"):
         raise ConfigError(f"tags like {node.tag} are not allowed", where=here)
@@ -227,10 +240,15 @@ def _plain(node: yaml.Node, path: Path, lines: dict, keys: tuple[str | int, ...]
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, path, lines, (*keys, index)) for index, item in enumerate(node.value)]
+    if kind == "timestamp" and node.value[:1].isdigit():  # no setting is of that kind, but a name may look like one
+        return node.value
     try:
-        return yaml.SafeLoader("").construct_object(node)
-    except ValueError:
-        raise ConfigError(f"'{node.value}' is no {kind}", where=here) from None
+        value = yaml.SafeLoader("").construct_object(node)
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError):  # of words such as !!int ""
+        raise ConfigError(f"'{node.value[:60]}' is no {kind}", where=here) from None
+    if not isinstance(value, str | int | float | None):
+        raise ConfigError(f"'{node.value[:60]}' is tagged as {kind}, which no setting is", where=here)
+    return value
 
 
 def _to_bool(value: Any) -> bool:
@@ -245,7 +263,7 @@ def _to_int(value: Any) -> int:
     if isinstance(value, bool):
         raise ValueError
     number = float(value.replace("_", "").replace(",", "")) if isinstance(value, str) else value
-    if not isinstance(number, int | float) or number != int(number):
+    if not isinstance(number, int | float) or number != int(number) or abs(number) >= 1 << 63:
         raise ValueError
     return int(number)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import NoReturn
 
+from rich import markup
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +22,8 @@ from iris_cli.report import Report
 
 PLAIN_SECONDS = 15.0  # between two progress lines where the output is no terminal
 LINE_FIGURES = 4  # of a report, in a pipeline's one line per stage
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # what steers a terminal, or is no text at all
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -34,6 +37,11 @@ def hushed(wanted: bool) -> Iterator[None]:
         yield
     finally:
         _out.quiet = _err.quiet = False
+
+
+def escape(text: str) -> str:
+    """Text as it is, whoever wrote it: no markup, and no control characters, which might move the cursor or worse."""
+    return markup.escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def say(text: str) -> None:
@@ -58,11 +66,11 @@ def show(report: Report) -> None:
         grid(section.title, list(section.columns), [list(row) for row in section.rows])
         _out.print()
     if report.figures and not report.sections:
-        table = Table(title=report.stage, title_justify="left", show_header=False, box=None, pad_edge=False)
+        table = Table(title=escape(report.stage), title_justify="left", show_header=False, box=None, pad_edge=False)
         table.add_column(style="cyan")
         table.add_column(overflow="fold")
         for name, value in report.figures.items():
-            table.add_row(name.replace("_", " "), escape(number(value)))
+            table.add_row(escape(name.replace("_", " ")), escape(number(value)))
         _out.print(table)
     for name, path in report.files.items():
         _out.print(f"[green]{escape(name)}[/green] {escape(named(str(path)))}")
@@ -114,7 +122,7 @@ def _drawn(title: str, columns: list[str], rows: list[list[object]]) -> Table | 
         return escape(named(title))
     drawn = Table(title=escape(named(title)), title_justify="left", box=None, pad_edge=False, show_header=any(columns))
     for index, column in enumerate(columns):
-        drawn.add_column(column, style="cyan" if index == 0 else None, no_wrap=index == 0)  # names stay whole
+        drawn.add_column(escape(column), style="cyan" if index == 0 else None, no_wrap=index == 0)  # names stay whole
     for row in rows:
         drawn.add_row(*(escape(number(_plain(value))) for value in row))
     return drawn

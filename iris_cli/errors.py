@@ -20,6 +20,9 @@ from pathlib import PurePath
 
 from iris_cli.aliases import named
 
+# What reading a file raises that is missing, cut off, garbage, or nested until the parser gives up.
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
 
 class IrisError(Exception):
     """An error with a cause a user can mend.

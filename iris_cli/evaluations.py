@@ -4,20 +4,23 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from iris_cli.card import read_card
 from iris_cli.envs.spec import EnvSpec
-from iris_cli.errors import ConfigError, RunError
+from iris_cli.errors import DAMAGE, ConfigError, RunError
 
 EPISODES = 100  # of the protocol that all papers on Atari 100k share
 STEPS = 100_000  # environment steps that the agent may learn from: what gives Atari 100k its name
 TEMPERATURES = {"iris": 0.5, "delta-iris": 1.0, "twm": 1.0}  # of the policy, in the published evaluations
 TIME = "%Y-%m-%dT%H:%M:%S%z"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +81,44 @@ def final_of(reports: Sequence[Evaluation]) -> Evaluation | None:
 def _read(path: Path, run: Path, card: Mapping[str, Any]) -> Evaluation:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        scores = [float(score) for score in content["scores"]]
+        scores = [_finite(score) for score in content["scores"]]
+        if not scores:
+            raise ValueError("there are no scores")
         return Evaluation(
-            path=path, run=run, game=content["environment"], agent=content["agent"],
-            preset=str(card["config"].get("preset")), seed=card["seed"], scores=scores, mean=float(content["mean"]),
-            standard_error=float(content["standard_error"]), updates=sum(content["updates"].values()),
-            checkpoint=content["checkpoint"], steps=content.get("collected_steps"), imported="imported" in card,
-            cut=content["cut"], fingerprint=content["fingerprint"], time=datetime.strptime(content["time"], TIME),
-            protocol=content["protocol"], device=content.get("device"),
-            departures=tuple(_departures(content, len(scores))),
-            achievement_score=content["achievements"]["score"] if "achievements" in content else None,
+            path=path, run=run, game=_text(content["environment"]), agent=_text(content["agent"]),
+            preset=str(card["config"].get("preset")), seed=card["seed"], scores=scores, mean=_finite(content["mean"]),
+            standard_error=_finite(content["standard_error"]), updates=sum(map(_count, content["updates"].values())),
+            checkpoint=_text(content["checkpoint"]), steps=_optional(_count, content.get("collected_steps")),
+            imported="imported" in card, cut=_count(content["cut"]), fingerprint=_text(content["fingerprint"]),
+            time=datetime.strptime(content["time"], TIME), protocol=content["protocol"],
+            device=_optional(_text, content.get("device")), departures=tuple(_departures(content, len(scores))),
+            achievement_score=_finite(content["achievements"]["score"]) if "achievements" in content else None,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise RunError(f"the report cannot be read ({error})", where=path, fix="Remove it.") from None
+    except (*DAMAGE, ConfigError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"the report cannot be read ({reason})", where=path, fix="Remove it.") from None
+
+
+def _finite(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("a figure is no number")
+    return float(value)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise ValueError("a count is none")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 1000:
+        raise ValueError("a name is no text")
+    return value
+
+
+def _optional(read: Callable[[object], T], value: object) -> T | None:
+    return None if value is None else read(value)
 
 
 def _departures(content: Mapping[str, Any], episodes: int) -> list[str]:

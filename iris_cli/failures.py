@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from iris_cli.checkpoints import write_atomically
-from iris_cli.errors import RunError
+from iris_cli.errors import DAMAGE, RunError
 
 
 class Failure(NamedTuple):
@@ -79,7 +79,7 @@ def read_failure(path: Path) -> Failure:
             facts, state = json.loads(file.metadata()["facts"]), json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         metrics = {name: float(value) for name, value in facts.pop("metrics").items()}
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*DAMAGE, SafetensorError) as error:
         raise RunError(f"the file cannot be read as a failed update ({error})", where=path) from None
     batch, weights = (
         {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

@@ -1,6 +1,7 @@
 """Which checkpoint of a run is in force, and its state. Apart from the tensors, so that `iris info` needs no torch."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ def latest_checkpoint(directory: Path) -> Path | None:
     pointer = directory / "latest"
     if not pointer.exists():
         return None
-    path = directory / pointer.read_text(encoding="utf-8", errors="replace").strip()
-    if path.parent != directory or not (path / MARK).exists():
-        raise RunError("the latest checkpoint is not whole", where=path, fix=older(directory / path.name))
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    path = directory / re.sub(r"[^\w.-]", "_", name[:80])
+    if not re.fullmatch(r"[0-9]{1,20}", name) or not (path / MARK).exists():
+        raise RunError("the latest checkpoint is not whole", where=path, fix=older(path))
     return path
 
 
@@ -33,12 +35,63 @@ def read_state(path: Path) -> dict[str, Any]:
     """The state of a checkpoint alone, as in `Checkpoint`.
 
     Raises:
-        RunError: if it is missing or damaged.
+        RunError: if it is missing, damaged, or not what a run saves.
     """
     try:
-        return json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        check_state(state)
+        return state
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"the checkpoint cannot be read ({first_line(error)})", where=path, fix=older(path)) from None
+
+
+_STATE: dict[str, tuple[type, ...]] = {
+    "number": (int,),
+    "updates": (dict,),
+    "tokenizer_loss": (str, type(None)),
+    "invocations": (dict,),
+    "progress": (dict, type(None)),
+    "cursor": (dict, type(None)),
+    "collected": (dict,),
+    "metrics_bytes": (int,),
+}
+
+
+def check_state(state: Any) -> None:
+    """Go on only with what `Run.save` writes, so that nobody who reads it has to ask.
+
+    Raises:
+        ValueError: naming what is not.
+    """
+    _is("state.json", state, dict)
+    for name, kinds in _STATE.items():
+        if name not in state:
+            raise ValueError(f"state.json lacks {name}")
+        _is(name, state[name], *kinds)
+    if "collector" not in state["collected"]:
+        raise ValueError("collected lacks the collector")
+    counts = [state["number"], state["metrics_bytes"], state["collected"].get("steps")]
+    counts += [*state["updates"].values(), *state["invocations"].values()]
+    if state["cursor"] is not None:
+        counts.append(state["cursor"].get("position"))
+        _is("cursor", state["cursor"].get("written", state["cursor"].get("done")), str)
+    if state["progress"] is not None:
+        counts += [state["progress"].get("done"), state["progress"].get("total")]
+        _is("progress.stage", state["progress"].get("stage"), str)
+        for name in ("draws", "dreams", "torch"):
+            _is(f"progress.{name}", state["progress"].get(name, ""), str)
+    for name in ("visits", "passes"):  # not in the first runs
+        _is(name, state.get(name, {}), dict)
+        for drawn in state.get(name, {}).values():
+            _is(name, drawn, list)
+            counts += drawn
+    if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
+        raise ValueError("state.json counts something in what is no number")
+
+
+def _is(name: str, value: object, *kinds: type) -> None:
+    if type(value) not in kinds:
+        raise ValueError(f"{name} is of another kind than it should be")
 
 
 def older(path: Path) -> str:

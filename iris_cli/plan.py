@@ -1,12 +1,22 @@
 """A pipeline file becomes a plan: a list of stages with every setting resolved. The format: pipelines/README.md."""
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from iris_cli.agents import check_joint, config_for, presets_for, section_presets_for
-from iris_cli.config import Document, convert, from_mapping, load_yaml, nearest, parse_assignments, updated
+from iris_cli.config import (
+    Document,
+    convert,
+    from_mapping,
+    load_yaml,
+    nearest,
+    parse_assignments,
+    shown,
+    updated,
+)
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import ConfigError
 from iris_cli.loggers.feed import check_names
@@ -47,6 +57,8 @@ _NEEDS = {  # and what must have been trained before it
 }
 _KEYS = ("agent", "preset", "game", "seed", "dataset", "run", "settings", "log", "first", "rounds", "round", "then")
 _ROUND_KEYS = ("every", "from", "until")
+MAX_STAGES = 1_000_000  # of a plan, which is a list; the published schedules have some thousands
+_VARIABLE = re.compile(r"\{(\w*)\}|[{}]")
 
 
 @dataclass(frozen=True)
@@ -222,7 +234,7 @@ def _loggers(document: Document, value: Any, more: tuple[str, ...]) -> tuple[str
     """One name or a list of them, and more from the command line."""
     names = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"log is {value!r}, but must be a name or a list of names", where=document.where("log"))
+        raise ConfigError(f"log is {shown(value)}, but must be a name or a list of names", where=document.where("log"))
     check_names(tuple(names), where=document.where("log"))
     check_names(more, where="--log")
     return tuple(dict.fromkeys((*names, *more)))
@@ -233,6 +245,11 @@ def _stages(document: Document, top: dict[str, Any], rounds: int, changes: dict[
         raise ConfigError(f"rounds is {rounds}, but cannot be negative", where=document.where("rounds"))
     stages = [entry.planned("first", None) for entry in _entries(document, top, "first", changes)]
     entries = _entries(document, top, "round", changes)
+    if rounds * max(1, len(entries)) > MAX_STAGES:
+        raise ConfigError(
+            f"{rounds:,} rounds of {len(entries)} stages are more than the {MAX_STAGES:,} stages that a plan may have",
+            where=document.where("rounds"),
+        )
     for number in range(1, rounds + 1):
         stages += [entry.planned("round", number) for entry in entries if entry.due(number)]
     stages += [entry.planned("then", None) for entry in _entries(document, top, "then", changes)]
@@ -279,7 +296,7 @@ def _entry(document: Document, entry: Any, phase: str, index: int, changes: dict
         return document.where(phase, index, name, *keys)
 
     if not isinstance(given, dict | None):
-        raise ConfigError(f"{name} takes settings like {{steps: 200}}, not {given!r}", where=here)
+        raise ConfigError(f"{name} takes settings like {{steps: 200}}, not {shown(given)}", where=here)
     overrides = changes.get(name, {})
     if not isinstance(overrides, dict):
         raise ConfigError(f"give a setting of {name}, as in train-dynamics.updates=50", where="--set")
@@ -298,6 +315,12 @@ def _entry(document: Document, entry: Any, phase: str, index: int, changes: dict
     )
     if name in _TRAINING and (stage.updates is None or stage.updates < 1):
         raise ConfigError(f"{name} needs updates, such as {{updates: 200}}", where=where("updates"))
+    render = getattr(stage, "render", Path())
+    if render.is_absolute() or ".." in render.parts:
+        raise ConfigError(
+            f"render is {shown(str(render))}, but must lie in the run's media/", where=where("render"),
+            fix="Write a name, such as final.mp4.",
+        )  # fmt: skip
 
     def due(number: int) -> bool:
         return number >= (first or 1) and (last is None or number <= last) and number % (every or 1) == 0
@@ -323,9 +346,14 @@ def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _filled(template: str, variables: dict[str, Any], document: Document, key: str) -> str:
-    try:
-        return template.format_map(variables)
-    except (KeyError, ValueError, IndexError, AttributeError):
-        raise ConfigError(
-            f"'{template}' names something unknown", where=document.where(key), fix="Known: {game}, {agent}, {seed}."
-        ) from None
+    """A path with names in braces filled in; just names, as a format of Python's could ask for any width."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in variables:
+            raise ConfigError(
+                f"'{template[:200]}' names something unknown", where=document.where(key),
+                fix="Known: {game}, {agent}, {seed}.",
+            )  # fmt: skip
+        return str(variables[found[1]])
+
+    return _VARIABLE.sub(value, template)

@@ -32,13 +32,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from iris_cli.agents import build, config_for, section_presets_for, view_of
+from iris_cli.agents.plausible import check_plausible
 from iris_cli.card import FORMAT, read_card
-from iris_cli.checkpoints import Checkpoint, read_checkpoint, write_atomically, write_checkpoint
+from iris_cli.checkpoints import Checkpoint, read_checkpoint, sizes_in, write_atomically, write_checkpoint
 from iris_cli.config import dump_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, RunError, StoreError, TrainingError
-from iris_cli.latest import latest_checkpoint
+from iris_cli.latest import check_state, latest_checkpoint
 from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.learn.visits import Visits
 from iris_cli.object_store import Location, StoreURL, located
@@ -241,13 +242,16 @@ class Run:
                 if copy is not None:
                     copy.fetch(weights=True, optimizers=True)
                 card = read_card(directory)  # as it is now that nobody else writes
+            path = latest_checkpoint(directory / "checkpoints")
             try:
                 published = config_for(card["agent"])
                 config = updated(published, card["config"], where=lambda *keys: str(directory / "run.yaml"), presets={})
+                if path is not None:  # before anything is made that is as large as run.yaml says
+                    sizes, where = sizes_in(path), directory / "run.yaml"
+                    check_plausible(card["agent"], config, card["num_actions"], sizes, where=where)
                 run = cls(directory, card, config, device)
             except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
                 raise RunError(f"run.yaml lacks or spoils something ({error})", where=directory / "run.yaml") from None
-            path = latest_checkpoint(directory / "checkpoints")
             if path is None:
                 raise RunError("the run has no checkpoint", where=directory)
             run._load(path, optimizers=training or follower)
@@ -271,8 +275,9 @@ class Run:
         checkpoint = read_checkpoint(path, self.device, optimizers=optimizers)
         state = checkpoint.state
         try:
+            check_state(state)
             self.agent.load_state_dict(checkpoint.weights)
-            self.updates = dict(state["updates"])
+            self.updates = {name: state["updates"][name] for name in COMPONENTS}
             self.tokenizer_loss = state["tokenizer_loss"]
             self.cursor, self.collected = state["cursor"], state["collected"]
             self.steps_seen = state.get("steps_seen", 0)
@@ -532,7 +537,13 @@ class Run:
         """Start a stage of `total` updates with its own random streams, or go on with the one a kill left open."""
         saved = self.resumable(stage)
         if saved is not None and saved["total"] == total:
-            progress = Progress.restored(saved, self.device)
+            try:
+                progress = Progress.restored(saved, self.device)
+            except (ValueError, TypeError, RuntimeError, KeyError) as error:
+                raise RunError(
+                    f"the random states of the checkpoint cannot be used ({' '.join(str(error).split())[:120]})",
+                    where=self.directory, fix="Start the stage again in another run, or from an older checkpoint.",
+                ) from None  # fmt: skip
         else:
             if self._saved_progress is not None:  # given up: its random streams are not to be drawn again
                 self.end(self._saved_progress["stage"])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, settings
 
 from iris_cli.agents import presets_for
 from iris_cli.cli import cli
@@ -24,6 +25,20 @@ from iris_cli.run import COMPONENTS, Run
 from iris_cli.stages.evaluate import Evaluate, evaluate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Properties: few examples, always the same ones, or with --hypothesis-profile=soak many that are new each time.
+_QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("ci", max_examples=12, derandomize=True, database=None, **_QUIET)
+settings.register_profile("soak", max_examples=1000, print_blob=True, **_QUIET)
+settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what takes hours out, unless -m speaks of it."""
+    if "soak" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
 
 Iris = Callable[..., "subprocess.CompletedProcess[str]"]
 Command = Callable[..., Result]

@@ -198,7 +198,11 @@ def test_an_empty_document_is_nothing(tmp_path: Path) -> None:
         ("a: !!python/name:os.getcwd", 1),
         ("a: !mine 3", 1),
         ("a: 1\nb: !!int x", 2),
-        ("a: 2001-99-99", 1),
+        ('a: !!int ""', 1),
+        ("a: !!bool maybe", 1),
+        ("a: !!timestamp x", 1),
+        ("a: !!binary aaaa", 1),
+        ("a: !!set x", 1),
     ],
 )
 def test_what_is_not_plain_yaml_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:

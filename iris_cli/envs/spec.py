@@ -15,6 +15,7 @@ FRAME_SHAPE = (64, 64, 3)  # pixels and RGB of the frames that environments give
 STACK = 4  # grey frames of an observation, where an environment gives stacks instead
 IMPORTED = "imported:"  # begins the id of what data is of that came without an environment
 _UNWRAPPED: dict[str, Any] = {"frame_skip": 1, "noop_max": 0, "max_frames": None, "life_loss_ends": False}
+_NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\ud800-\udfff]{1,200}")  # of an environment, whoever thought of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class EnvSpec:
         """The inverse of `to_mapping`; what it gives is not trusted.
 
         Raises:
-            ConfigError: if a key is unknown, `id` or `kind` is missing, or a value is not allowed.
+            ConfigError: if a key is unknown, `id` or `kind` is missing, or a value is of another kind or not allowed.
         """
         unknown = mapping.keys() - ({field.name for field in fields(cls)} - {"trusted"})
         missing = {"id", "kind"} - mapping.keys()
@@ -91,6 +92,9 @@ class EnvSpec:
                 "unknown: " + ", ".join(sorted(unknown)) if unknown else "missing: " + ", ".join(sorted(missing)),
                 where="environment",
             )
+        for name, value in mapping.items():
+            if type(value) not in _KINDS[name] or (isinstance(value, str) and not _NAME.fullmatch(value)):
+                raise ConfigError(f"{name} is {str(value)[:60]!r}, which it cannot be", where=f"environment.{name}")
         return cls(**mapping)
 
     @property
@@ -117,6 +121,19 @@ class EnvSpec:
         return replace(self, view="grey-stack", resize="area", max_frames=108_000)
 
 
+_KINDS: dict[str, tuple[type, ...]] = {  # of the values of a mapping
+    "id": (str,),
+    "kind": (str,),
+    "frame_skip": (int,),
+    "noop_max": (int,),
+    "max_frames": (int, type(None)),
+    "life_loss_ends": (bool,),
+    "clip_rewards": (bool,),
+    "resize": (str,),
+    "view": (str,),
+}
+
+
 def training_spec(name: str) -> EnvSpec:
     """The environment that people mean by `name`, with its settings for training.
 
@@ -128,6 +145,10 @@ def training_spec(name: str) -> EnvSpec:
     Raises:
         EnvironmentError_: if there is none of that name; lists the nearest ones.
     """
+    if ":" in name and not _NAME.fullmatch(name):
+        raise EnvironmentError_(
+            f"{name[:60]!r} is no name of an environment", fix="Such as Pong, CartPole-v1 or module:Class."
+        )
     if name.startswith(IMPORTED):
         return imported_spec(name)
     # Here, so that reading the spec of a dataset or a run does not start the emulator's library.

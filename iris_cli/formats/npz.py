@@ -12,6 +12,7 @@ unpacked a block at a time, and arrays of Python objects, which would run code, 
 """
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iris_cli.errors import DatasetError
+from iris_cli.errors import DAMAGE, DatasetError
 from iris_cli.formats.recording import BLOCK_BYTES, MAX_STEPS, Block, Recording, Steps, checked_steps, picture_shape
 
 MAX_BYTES = 1 << 40  # unpacked, in all
@@ -30,7 +31,8 @@ MOST_PACKED = 500  # times smaller than unpacked; pictures of games reach 300, a
 HARMLESS_BYTES = 1 << 28  # unpacked, for which it does not matter how well they are packed
 _STEPS = ("actions", "rewards", "terminations", "truncations")
 _REQUIRED = ("observations", *_STEPS)
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
+_PACKING = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_HEADERS = (tokenize.TokenError, SyntaxError)  # numpy reads a header as words of Python before it does as values
 
 
 class _Array(NamedTuple):
@@ -96,7 +98,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except DatasetError:
         raise
-    except _DAMAGE as error:
+    except (*DAMAGE, *_PACKING, *_HEADERS) as error:
         raise DatasetError(
             f"this is no npz file, or a damaged one ({' '.join(str(error).split())[:120]})", where=path
         ) from None

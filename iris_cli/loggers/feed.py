@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from iris_cli.config import nearest
-from iris_cli.errors import ConfigError, IrisError
+from iris_cli.errors import DAMAGE, ConfigError, IrisError
 from iris_cli.loggers.records import Counters, Logger, Origin, records_of
 from iris_cli.metrics import read_metrics
 
@@ -98,7 +98,7 @@ def _read_position(path: Path) -> tuple[int, Counters]:
         return int(content["bytes"]), Counters(int(content["lines"]), int(content["steps"]))
     except FileNotFoundError:
         return 0, Counters()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise ConfigError(
             f"it cannot be read how far the logger was fed ({error})", where=path, fix=f"Remove {path.parent}."
         ) from None

@@ -1,6 +1,7 @@
 """Files that other programs wrote with `torch.save`: whatever they hold, but never code."""
 
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ def read_foreign(path: Path, *, fix: str) -> Any:
     Raises:
         CheckpointError: if the file is missing, damaged, or holds code.
     """
+    _refuse_packed(path, fix)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles: the error says enough
@@ -32,16 +34,35 @@ def read_foreign(path: Path, *, fix: str) -> Any:
         raise CheckpointError(f"the file cannot be read as weights ({reason})", where=path, fix=fix) from None
 
 
+def _refuse_packed(path: Path, fix: str) -> None:
+    """torch.save never packs what it writes; what is packed may unpack to any size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except Exception:  # an older format, or none: torch will say
+        return
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise CheckpointError("the file is packed, which torch.save never does", where=path, fix=fix)
+
+
 def check_state_dict(content: object) -> None:
-    """Go on only with tensors by name.
+    """Go on only with tensors by name, each of which is there in full.
 
     Raises:
-        CheckpointError: for anything else.
+        CheckpointError: for anything else, such as a small storage that poses as a huge tensor.
     """
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise CheckpointError("the file holds something else than a state dict")
+    held: dict[int, int] = {}  # bytes of each storage
+    for name, value in content.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise CheckpointError(f"{name[:80]} is no plain tensor")
+        held[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+    claimed = sum(value.numel() * value.element_size() for value in content.values())
+    if claimed > 2 * sum(held.values()):
+        raise CheckpointError(f"its tensors claim {claimed:,} bytes, but it holds {sum(held.values()):,}")
 
 
 def count_named(state: Mapping[str, Tensor], pattern: str) -> int:

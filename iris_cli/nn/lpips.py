@@ -3,8 +3,6 @@
 Weights come from files only; `iris fetch lpips` gets them. Members are named as in the published state dict.
 """
 
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
@@ -12,8 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from iris_cli.errors import CheckpointError
+from iris_cli.errors import DAMAGE, CheckpointError
 from iris_cli.nn.dropout import SharedDropout
+from iris_cli.nn.foreign import read_foreign
 
 _SHIFT = (-0.030, -0.088, -0.188)  # of the ImageNet statistics, for pixels in [-1, 1]
 _SCALE = (0.458, 0.448, 0.450)
@@ -144,18 +143,8 @@ _FIX = "Get them with: iris fetch lpips"
 def _read(file: Path) -> dict[str, Tensor]:
     """The tensors of a file; pickled code is refused, never run."""
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        SafetensorError,
-    ) as error:
+        content = load_file(file) if file.suffix == ".safetensors" else read_foreign(file, fix=_FIX)
+    except (*DAMAGE, RuntimeError, SafetensorError, CheckpointError) as error:
         raise CheckpointError("not a readable file of LPIPS weights", where=file, fix=_FIX) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"holds a {type(content).__name__}, not a dictionary of weights", where=file, fix=_FIX)

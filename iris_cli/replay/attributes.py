@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.errors import DAMAGE, DatasetError, ShapeError
 from iris_cli.object_store import Location
 from iris_cli.version import VERSION
 
@@ -80,7 +80,7 @@ def read_attributes(path: Location) -> dict[str, Any]:
         ours = attributes.get("format") == FORMAT
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError("this is not a Zarr v3 group", where=path, fix="Name a dataset: data/pong.zarr") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except DAMAGE:
         raise DatasetError("the dataset is damaged: zarr.json is unreadable", where=path) from None
     if not ours:
         raise DatasetError("this is a Zarr group, but not a dataset of this program", where=path)

@@ -22,7 +22,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 from zarr.storage import ObjectStore
 
-from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.errors import DAMAGE, DatasetError, ShapeError
 from iris_cli.object_store import (
     Location,
     StoreURL,
@@ -64,8 +64,7 @@ from iris_cli.replay.lock import take_lock
 
 UNFINISHED = {"unfinished": "iris-dataset"}  # attributes of one that is being made in an object store
 _EVERY_CHUNK = {"array.write_empty_chunks": True}  # also one of zeros, so that a missing one is known to be lost
-# What zarr and its codecs raise for files that are missing, cut off or garbage. Theirs is ValueError.
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError)
+_DAMAGE = (*DAMAGE, RuntimeError)  # of zarr and its codecs
 
 
 class Dataset:
@@ -631,7 +630,9 @@ class Dataset:
         if missing:
             raise self._damaged(name, f"lacks {len(missing)} chunks, the first is {missing[0]}")
 
-    def _array(self, name: str, field: Field | None) -> zarr.Array[Any]:
+    def _array(
+        self, name: str, field: Field | None
+    ) -> "zarr.Array[Any]":  # the oldest zarr that we allow has no such type at run time
         if name in self._arrays:
             return self._arrays[name]
         mode: Any = "r" if self._unlock is None else "r+"

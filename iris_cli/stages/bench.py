@@ -21,7 +21,7 @@ from iris_cli.config import nearest
 from iris_cli.device import choose_device, fast_matmul
 from iris_cli.errors import ConfigError
 from iris_cli.learn.work import peaks
-from iris_cli.machine import processor
+from iris_cli.machine import commit, processor
 from iris_cli.report import Report, Section
 from iris_cli.stages.bench_measures import AgentSubject, Clock, Games, IrisSubject, Measured
 from iris_cli.version import VERSION
@@ -232,6 +232,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "iris-wm": VERSION,
         "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
     }
 
 

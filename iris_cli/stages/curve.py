@@ -15,7 +15,7 @@ import numpy as np
 from iris_cli import plots
 from iris_cli.card import read_card
 from iris_cli.envs.spec import EnvSpec
-from iris_cli.errors import ConfigError, RunError
+from iris_cli.errors import DAMAGE, ConfigError, RunError
 from iris_cli.evaluations import TIME, evaluations
 from iris_cli.learn.scores import RANDOM_AND_HUMAN
 from iris_cli.metrics import Line, read_metrics
@@ -116,7 +116,7 @@ def points_in(lines: Iterable[Line], run: Path) -> list[Point]:
                     )
                 )  # fmt: skip
             seconds += line["seconds"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise RunError(f"the metrics cannot be read ({error})", where=run / "metrics.jsonl") from None
     return points
 
@@ -146,7 +146,7 @@ def _standard_error(path: Path) -> float | None:
         return float(json.loads(path.read_text(encoding="utf-8"))["standard_error"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise RunError(f"the report cannot be read ({error})", where=path, fix="Remove it.") from None
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from iris_cli.agents import build, published_format, read_published, section_presets_for
-from iris_cli.config import convert, parse_assignments, updated
+from iris_cli.agents.plausible import check_plausible
+from iris_cli.config import convert, parse_assignments, to_mapping, updated
 from iris_cli.device import choose_device
 from iris_cli.envs.spec import training_spec
-from iris_cli.errors import CheckpointError
+from iris_cli.errors import CheckpointError, ConfigError
 from iris_cli.nn.lpips import load_lpips
 from iris_cli.object_store import Location
 from iris_cli.open_run import actions_of, seen_by
@@ -49,13 +50,20 @@ def import_checkpoint(
     heads = dynamics.get("heads") if isinstance(dynamics, dict) else None
     heads = None if heads is None else convert(heads, int, where="--set", name="dynamics.heads")
     config, num_actions = published.config_from_published(content, heads=heads)
+    config = updated(config, to_mapping(config), where=lambda *keys: ".".join(keys), presets={})  # of the right kinds
     config = updated(config, changes, where=lambda *keys: "--set " + ".".join(keys), presets=section_presets_for(name))
     if actions_of(environment) != num_actions:
         raise CheckpointError(
             f"the checkpoint has {num_actions} actions, but {environment.name} has {actions_of(environment)}",
             where=source,
         )
-    agent = build(name, config, num_actions)
+    try:
+        sizes = [value.numel() for value in content.get("state_dict", content).values()]
+        check_plausible(name, config, num_actions, sizes)
+        agent = build(name, config, num_actions)
+    except (ConfigError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"its settings are not those of its weights ({reason})", where=source) from None
     published.load_published(agent, content)
     perceptual = any(name.startswith("tokenizer.lpips.") for name in content)
     if perceptual:

@@ -22,23 +22,30 @@ class Download:
     """A file elsewhere.
 
     Attributes:
-        algorithm, digest: of hashlib; the digest may be only the beginning of the hexadecimal one.
+        algorithm, digest: of hashlib, hexadecimal.
+        most: bytes that it may have; whatever sends more is not listened to any longer.
     """
 
     url: str
     algorithm: str
     digest: str
+    most: int = 1 << 30
 
     @property
     def name(self) -> str:
         return self.url.rsplit("/", 1)[-1]
 
 
-VGG16 = Download("https://download.pytorch.org/models/vgg16-397923af.pth", "sha256", "397923af")
+VGG16 = Download(
+    "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "sha256",
+    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+)
 HEADS = Download(
     "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth",
     "md5",
     "d507d7349b931f0638a25a48a722f98a",
+    most=1 << 20,
 )
 
 _BLOCK = 1 << 20  # bytes
@@ -99,9 +106,13 @@ def _download(item: Download, directory: Path, progress: Progress) -> Path:
         with urllib.request.urlopen(item.url, timeout=_TIMEOUT) as answer, path.open("wb") as file:
             size = answer.length  # None where the server does not tell
             while block := answer.read(_BLOCK):
+                done += len(block)
+                if done > item.most:
+                    raise CheckpointError(
+                        f"{item.name} has more than the {item.most:,} bytes that it may", where=item.url, fix=_BY_HAND
+                    )
                 file.write(block)
                 digest.update(block)
-                done += len(block)
                 progress(item.name, done, size)
     except (OSError, http.client.HTTPException) as error:
         raise CheckpointError(f"{item.name} could not be downloaded ({error})", where=item.url, fix=_BY_HAND) from error
@@ -109,7 +120,7 @@ def _download(item: Download, directory: Path, progress: Progress) -> Path:
         raise CheckpointError(
             f"{item.name} broke off after {done:,} of {size:,} bytes", where=item.url, fix="Try again."
         )
-    if not digest.hexdigest().startswith(item.digest):
+    if digest.hexdigest() != item.digest:
         raise CheckpointError(
             f"{item.name} is not the file that was expected: its {item.algorithm} is {digest.hexdigest()}, "
             f"not {item.digest}", where=item.url, fix=_BY_HAND,

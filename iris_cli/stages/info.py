@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_cli.card import read_card
-from iris_cli.errors import DatasetError, IrisError, RunError
+from iris_cli.errors import DAMAGE, DatasetError, IrisError, RunError
 from iris_cli.latest import latest_checkpoint, read_state
 from iris_cli.learn.achievements import summarise
 from iris_cli.object_store import Location, located
@@ -66,7 +66,7 @@ def _run(path: Path) -> dict[str, Any]:
                 "human_normalised": newest["human_normalised"],
                 **({"achievements": newest["achievements"]} if "achievements" in newest else {}),
             }  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except DAMAGE as error:
             raise RunError(f"the report cannot be read ({error})", where=reports[-1], fix="Remove it.") from None
     return facts
 

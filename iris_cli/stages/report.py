@@ -50,7 +50,7 @@ def report(runs: Sequence[Location], settings: WriteReport) -> Report:
     path = settings.out or (subjects[0].facts.path / "report.html" if len(runs) == 1 else Path("report.html"))
     page = named(document(title(subjects), lead(subjects, notes), chapters(subjects), footer(subjects)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page)
+    write_atomically(path, page.encode("utf-8", "replace").decode("utf-8"))  # JSON may hold halves of characters
     size = path.stat().st_size
     if settings.out is None and len(runs) == 1:
         publish(runs[0])

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iris_cli import latest
 from iris_cli.card import read_card
 from iris_cli.envs.spec import EnvSpec
-from iris_cli.errors import IrisError, RunError
+from iris_cli.errors import DAMAGE, IrisError, RunError
 from iris_cli.evaluations import Evaluation, evaluations
 from iris_cli.history import Start, read_plan, starts
-from iris_cli.latest import latest_checkpoint
 from iris_cli.metrics import Line, is_number, read_metrics
 from iris_cli.replay.lock import holder
 from iris_cli.stages.curve import Point, points_in, points_of
@@ -97,13 +97,12 @@ def stage_lines(lines: list[Line]) -> list[Line]:
 def read_state(path: Path) -> dict[str, Any] | None:
     """state.json of a run's latest checkpoint; None where there is none, or it is just being replaced."""
     try:
-        checkpoint = latest_checkpoint(path / "checkpoints")
+        checkpoint = latest.latest_checkpoint(path / "checkpoints")
         if checkpoint is None:
             return None
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    except (RunError, OSError, ValueError):
+        return latest.read_state(checkpoint)
+    except (RunError, OSError):
         return None
-    return state if isinstance(state, dict) else None
 
 
 def _points(path: Path, lines: list[Line], notes: list[str]) -> list[Point]:
@@ -132,7 +131,7 @@ def _world_model(path: Path, notes: list[str]) -> dict[str, Any] | None:
                 hints = content.get("hints", content["world_model"].get("hints", []))
                 updates = sum(content["updates"].values())
                 found.append((updates, file.stat().st_mtime, {**content, "report": str(file), "hints": hints}))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except DAMAGE as error:
             notes.append(f"a measurement of the world model is left out: {file.name} cannot be read ({error})")
     return max(found, key=lambda one: one[:2])[2] if found else None
 

@@ -10,6 +10,7 @@ written by others: only these names are read, up to a size, and nothing in them 
 """
 
 import json
+import math
 import shutil
 import stat
 import tempfile
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from iris_cli import hub
 from iris_cli.agents import build, config_for
+from iris_cli.agents.plausible import MAX_ACTIONS, check_plausible
 from iris_cli.config import to_mapping, updated
 from iris_cli.device import choose_device
 from iris_cli.envs.spec import EnvSpec
@@ -42,8 +44,6 @@ from iris_cli.version import VERSION
 FORMAT, FORMAT_VERSION = "iris-run", 1
 CARD, CONFIG, WEIGHTS, REPORTS = "README.md", "config.json", "model.safetensors", "reports"
 LIMITS = {CARD: 1 << 20, CONFIG: 1 << 20, WEIGHTS: 1 << 32, f"{REPORTS}/evaluate-*.json": 1 << 24}  # bytes
-MAX_NUMBER = 1 << 20  # of a setting: more would be no network but an attack on the memory
-MAX_ACTIONS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,18 +287,7 @@ def _settings(facts: dict[str, Any], folder: Path) -> tuple[str, Any, EnvSpec]:
         raise RunError(
             f"config.json does not describe an agent of this program ({str(error)[:200]})", where=folder
         ) from None
-    _refuse_large_numbers(to_mapping(config), folder)
     return facts["agent"], _without_paths(config), environment
-
-
-def _refuse_large_numbers(settings: Any, folder: Path) -> None:
-    waiting = [settings]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict | list):
-            waiting += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
-            raise RunError(f"config.json has the number {str(value)[:40]}, too large for a setting", where=folder)
 
 
 def _read_weights(path: Path, agent: str, config: Any, num_actions: int) -> dict[str, Tensor]:
@@ -306,7 +295,7 @@ def _read_weights(path: Path, agent: str, config: Any, num_actions: int) -> dict
     try:
         with safe_open(path, framework="pt") as file:
             there = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in _slices(file)}
-        _refuse_deep(config, len(there))
+        check_plausible(agent, config, num_actions, [math.prod(shape) for shape, _ in there.values()])
         with torch.device("meta"):
             wanted = build(agent, config, num_actions).state_dict()
         expected = {name: (tuple(tensor.shape), _DTYPES.get(tensor.dtype)) for name, tensor in wanted.items()}
@@ -329,14 +318,6 @@ _DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 def _slices(file: Any) -> Iterator[tuple[str, Any]]:
     for name in file.keys():  # noqa: SIM118 - it is no mapping
         yield name, file.get_slice(name)
-
-
-def _refuse_deep(config: Any, tensors: int) -> None:
-    """No network has more layers than tensors."""
-    for section in to_mapping(config).values():
-        for name, value in section.items() if isinstance(section, dict) else ():
-            if "layers" in name and isinstance(value, int) and value > tensors:
-                raise ValueError(f"config.json says {name} {value:,}, but there are {tensors} tensors")
 
 
 def _read_reports(folder: Path) -> dict[str, dict[str, Any]]:

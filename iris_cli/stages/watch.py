@@ -148,9 +148,11 @@ def _evaluated(lines: list[Line], run: Path) -> Iterable[Section]:
 def _stages(plan: dict[str, Any] | None) -> list[_Stage]:
     """The stages of plan.json; none if it is not as the pipeline writes it."""
     try:
-        return [_Stage(str(p), r, str(n), a) for p, r, n, a in plan["stages"]] if plan else []
+        stages = [_Stage(str(p), r, str(n), a) for p, r, n, a in plan["stages"]] if plan else []
     except (ValueError, TypeError):
         return []
+    counts = [count for stage in stages for count in (stage.round, stage.amount)]
+    return stages if all(count is None or type(count) is int for count in counts) else []
 
 
 def _is_update(line: Line) -> bool:

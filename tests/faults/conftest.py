@@ -16,12 +16,3 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     """Carries out commands in forks."""
     with Zygote(tmp_path_factory.mktemp("zygote")) as zygote:
         yield zygote
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long tier out, unless -m asks for it."""
-    if "soak" not in config.option.markexpr:
-        here = Path(__file__).parent
-        left_out = [item for item in items if item.path.is_relative_to(here) and item.get_closest_marker("soak")]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)

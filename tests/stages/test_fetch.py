@@ -60,7 +60,7 @@ def sha256(path: Path) -> str:
 @pytest.fixture(scope="module")
 def downloads(server: str, weights: Path) -> tuple[Download, Download]:
     return (
-        Download(f"{server}/vgg16.pth", "sha256", sha256(weights / "vgg16.pth")[:8]),
+        Download(f"{server}/vgg16.pth", "sha256", sha256(weights / "vgg16.pth")),
         Download(f"{server}/vgg.pth", "md5", hashlib.md5((weights / "vgg.pth").read_bytes()).hexdigest()),
     )
 
@@ -98,6 +98,20 @@ def test_a_bad_download_is_refused_and_the_old_file_stays(server: str, tmp_path:
 
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_download_that_is_too_large_is_refused_whatever_its_sum(server: str, weights: Path, tmp_path: Path) -> None:
+    digest = hashlib.md5((weights / "vgg.pth").read_bytes()).hexdigest()
+
+    with pytest.raises(CheckpointError, match="more than the 1,000 bytes"):
+        fetch_lpips(tmp_path / "o", downloads=(Download(f"{server}/vgg.pth", "md5", digest, most=1000),))
+
+
+def test_the_beginning_of_a_checksum_is_not_enough(server: str, weights: Path, tmp_path: Path) -> None:
+    digest = hashlib.md5((weights / "vgg.pth").read_bytes()).hexdigest()
+
+    with pytest.raises(CheckpointError, match="not the file that was expected"):
+        fetch_lpips(tmp_path / "o", downloads=(Download(f"{server}/vgg.pth", "md5", digest[:8]),))
 
 
 def test_without_a_network_the_error_says_how_to_go_on(tmp_path: Path) -> None:

@@ -93,15 +93,16 @@ def config_from_published(content: Mapping[str, Any], *, heads: int | None = Non
         theirs, state = content["config"], content["state_dict"]
         check_state_dict(state)
         return _config(theirs, state), len(state["wm.dyn_model.prediction_net.embeds.a.weight"])
-    except (KeyError, AttributeError, TypeError, IndexError) as error:
+    except (KeyError, AttributeError, TypeError, IndexError, ValueError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(f"it lacks {error} or has it in another shape", fix=_FIX) from None
 
 
 def _config(theirs: Mapping[str, Any], state: Mapping[str, Tensor]) -> TwmConfig:
     """Our settings from theirs."""
     for name, value in _FIXED.items():
-        if theirs.get(name, value) != value:
-            raise CheckpointError(f"it has {name} {theirs[name]!r}, and only {value!r} is known here")
+        found = theirs.get(name, value)
+        if not isinstance(found, str | int | float) or found != value:
+            raise CheckpointError(f"it has {name} {repr(found)[:40]}, and only {value!r} is known here")
     sections: dict[str, dict[str, Any]] = {
         section: {
             ours: tuple(theirs[name]) if isinstance(theirs[name], list) else theirs[name]
