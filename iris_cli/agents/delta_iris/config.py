@@ -136,6 +136,7 @@ class DynamicsConfig:
     heads: int = 4  # (Crafter: 8)
     width: int = 256  # E, all of the frame encoder's output: 4 channels of 8x8 (Crafter: 512)
     max_blocks: int = 26  # blocks of 6 tokens that the positions (and the cache) reach (Crafter: 21)
+    init_std: float = 0.02  # of the first weights; narrow networks learn sooner from larger ones
     rewards: str = "sign"  # sign: three classes; symlog: 255 two-hot buckets (Crafter)
     tokens_weight: float = 0.1  # (Crafter: 1)
     rewards_weight: float = 1.0
@@ -150,7 +151,7 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         _network("dynamics", self, self.base_channels)
         one_of("dynamics.rewards", self.rewards, ("sign", "symlog"))
-        positive("dynamics", self, ("layers", "heads", "width", "batch_size", "learning_rate", "clip_norm"))
+        positive("dynamics", self, ("layers", "heads", "width", "init_std", "batch_size", "learning_rate", "clip_norm"))
         between("dynamics", self, ("weight_decay",), 0, 1)
         _transitions("dynamics", self.segment_length)
         if self.width % self.heads:
