@@ -26,6 +26,7 @@ from iris_cli.learn.measuring import differing, dream_starts, frames_on
 from iris_cli.machine import processor
 from iris_cli.open_run import open_for_training
 from iris_cli.render import png, tiles
+from iris_cli.replay.dataset import Dataset
 from iris_cli.run import Run
 from iris_cli.stages.collect import Collect, collect_randomly
 from iris_cli.stages.diagnose import measured, stored
@@ -35,9 +36,9 @@ from iris_cli.stages.train_tokenizer import TrainTokenizer, train_tokenizer
 AGENTS = {"delta-iris": "Δ-IRIS", "iris": "IRIS"}
 CONTEXT = 4  # real frames that a dream reads before it begins
 HORIZON = 15  # steps of a dream
-STARTS = 128  # dreams
+STARTS = 64  # dreams
 SHOWN = (1, 3, 5, 10, 15)  # steps on the strip
-TRAINING_STEPS, HELD_OUT_STEPS = 12_000, 3_000
+TRAINING_STEPS, HELD_OUT_STEPS = 8_000, 2_000
 UPDATES = 20  # between two looks at the clock
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     )
     facts: dict[str, Any] = {
         "processor": processor(), "torch": torch.__version__, "threads": 1, "date": time.strftime("%Y-%m-%d"),
-        "training_steps": TRAINING_STEPS, "held_out_steps": HELD_OUT_STEPS, "context": CONTEXT, "starts": STARTS,
+        "training_steps": steps_of(train), "held_out_steps": steps_of(held_out), "context": CONTEXT, "starts": STARTS,
     }  # fmt: skip
     dreams: dict[str, Tensor] = {}
     begin: Starts | None = None
@@ -91,6 +92,11 @@ def collected(path: Path, steps: int, seed: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         collect_randomly(path, training_spec("Crafter"), Collect(steps=steps), seed=seed)
     return path
+
+
+def steps_of(path: Path) -> int:
+    with Dataset.open(path) as dataset:
+        return dataset.num_steps
 
 
 def trained(run: Run, seconds: float) -> dict[str, Any]:
