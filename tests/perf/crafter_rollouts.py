@@ -1,6 +1,6 @@
 """Δ-IRIS and IRIS on Crafter: the same data, the same seconds of one core, then what each shows of games never seen.
 
-    OMP_NUM_THREADS=1 python tests/perf/crafter_rollouts.py --seconds 300
+    OMP_NUM_THREADS=1 python tests/perf/crafter_rollouts.py --seconds 300      (in docs: 25)
 
 Both learn with their preset `small` from the same random steps: the tokenizer for so many seconds of the processor,
 the dynamics for as many again. Dreams of both then begin behind the same held-out frames and follow the true actions.
@@ -109,6 +109,7 @@ def trained(run: Run, seconds: float) -> dict[str, Any]:
             begun = time.process_time()
             more()
             spent += time.process_time() - begun
+            run.save()
             note.write_text(json.dumps({"seconds": spent}))
         return {"updates": run.updates[component], "seconds": round(spent, 1)}
 
