@@ -125,7 +125,7 @@ class DynamicsConfig:
     """The GPT over blocks of a frame, an action and the tokens of their transition, and how it learns."""
 
     MUTABLE: ClassVar[frozenset[str]] = _LEARNING | {
-        "segment_length", "weight_decay", "tokens_weight", "rewards_weight", "ends_weight"
+        "segment_length", "weight_decay", "tokens_weight", "rewards_weight", "ends_weight", "dream_blocks"
     }  # fmt: skip
 
     base_channels: int = 32  # of the frame encoder
@@ -136,6 +136,10 @@ class DynamicsConfig:
     heads: int = 4  # (Crafter: 8)
     width: int = 256  # E, all of the frame encoder's output: 4 channels of 8x8 (Crafter: 512)
     max_blocks: int = 26  # blocks of 6 tokens that the positions (and the cache) reach (Crafter: 21)
+    # Blocks that a dream fills before it forgets; None: all, as published. The last block of a training segment never
+    # learns tokens, so that dreams that come as far as the last position need one less than segment_length.
+    dream_blocks: int | None = None
+    init_std: float = 0.02  # of the first weights; narrow networks learn sooner from larger ones
     rewards: str = "sign"  # sign: three classes; symlog: 255 two-hot buckets (Crafter)
     tokens_weight: float = 0.1  # (Crafter: 1)
     rewards_weight: float = 1.0
@@ -150,7 +154,7 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         _network("dynamics", self, self.base_channels)
         one_of("dynamics.rewards", self.rewards, ("sign", "symlog"))
-        positive("dynamics", self, ("layers", "heads", "width", "batch_size", "learning_rate", "clip_norm"))
+        positive("dynamics", self, ("layers", "heads", "width", "init_std", "batch_size", "learning_rate", "clip_norm"))
         between("dynamics", self, ("weight_decay",), 0, 1)
         _transitions("dynamics", self.segment_length)
         if self.width % self.heads:
@@ -165,6 +169,11 @@ class DynamicsConfig:
             raise ConfigError(
                 f"segment_length is {self.segment_length}, but the positions reach {self.max_blocks} blocks",
                 where="dynamics.segment_length",
+            )
+        if self.dream_blocks is not None and not 1 <= self.dream_blocks <= self.max_blocks:
+            raise ConfigError(
+                f"dream_blocks is {self.dream_blocks}, but must be 1 to max_blocks, {self.max_blocks}",
+                where="dynamics.dream_blocks",
             )
 
 
@@ -257,8 +266,8 @@ _SMALL = DeltaIrisConfig(
         codes=256, code_width=32, segment_length=6, batch_size=8, learning_rate=2e-3, width=128, max_transitions=10,
     ),
     dynamics=DynamicsConfig(
-        channel_multipliers=(1, 2), halvings=(1, 0), patch=4, width=128, max_blocks=22, segment_length=16,
-        batch_size=10, learning_rate=5e-4,
+        channel_multipliers=(1, 2), halvings=(1, 0), patch=4, width=128, max_blocks=22, init_std=0.05,
+        segment_length=21, batch_size=8, learning_rate=5e-4,
     ),
     actor_critic=ActorCriticConfig(
         channel_multipliers=(1, 2), halvings=(1, 0), patch=4, latent_channels=8, lstm_width=256, horizon=15,

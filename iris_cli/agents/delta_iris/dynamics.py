@@ -8,6 +8,7 @@ Source: fact sheet of Δ-IRIS, section 3.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,7 @@ class Dynamics(nn.Module):
         self.head_tokens = _head(config.width, codes)
         self.head_rewards = _head(config.width, REWARD_BUCKETS if config.rewards == "symlog" else REWARD_SIGNS)
         self.head_ends = _head(config.width, END_CLASSES)
-        self.apply(init_gpt)
+        self.apply(partial(init_gpt, std=config.init_std))
 
     def forward(self, frames: Tensor, actions: Tensor, tokens: Tensor) -> DynamicsOutput:
         """Predict what each action leads to.

@@ -210,7 +210,9 @@ class DeltaIrisDream:
     ) -> None:
         _check(frames, actions, tokens, dynamics.config.max_blocks)
         self._work = workspace or Workspace(tokenizer, dynamics, len(frames), greedy=greedy)
-        keep = max(1, min(keep, dynamics.config.max_blocks - 1))  # a step must fit behind them
+        blocks = dynamics.config.dream_blocks or dynamics.config.max_blocks
+        self._most = (blocks - 1) * TOKENS_PER_BLOCK  # tokens read, at which a step needs room
+        keep = max(1, min(keep, blocks - 1))  # a step must fit behind them
         self._paint: Painter = tokenizer.painter(frames, actions, tokens, keep=keep)
         self._work.begin(self, self._paint)
         self._generator, self.cache = generator, self._work.cache
@@ -259,7 +261,7 @@ class DeltaIrisDream:
 
     def _make_room(self) -> None:
         """Forget all but the last `keep` frames where less than a block and a position is left."""
-        if self.cache.length >= self.cache.max_tokens - TOKENS_PER_BLOCK:
+        if self.cache.length >= self._most:
             self._forget()
 
     def _forget(self) -> None:

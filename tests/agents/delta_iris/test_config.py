@@ -76,6 +76,14 @@ def test_a_whole_rollout_fits_into_the_positions(preset: str) -> None:
     assert config.dynamics.max_blocks >= config.actor_critic.burn_in + config.actor_critic.horizon + 1
 
 
+@pytest.mark.parametrize("preset", ["atari", "crafter", "small"])
+def test_a_whole_rollout_fits_into_the_blocks_whose_tokens_are_learned(preset: str) -> None:
+    config = PRESETS[preset]
+
+    # The last block of a segment has no transition, so that its place never learns tokens.
+    assert config.dynamics.segment_length - 1 >= config.actor_critic.burn_in + config.actor_critic.horizon
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -87,6 +95,8 @@ def test_a_whole_rollout_fits_into_the_positions(preset: str) -> None:
         (lambda: DynamicsConfig(width=100), "multiple of the 64 pixels"),
         (lambda: DynamicsConfig(heads=3), "not a multiple of heads"),
         (lambda: DynamicsConfig(segment_length=27), "reach 26 blocks"),
+        (lambda: DynamicsConfig(dream_blocks=27), "must be 1 to max_blocks, 26"),
+        (lambda: DynamicsConfig(dream_blocks=0), "must be 1 to max_blocks, 26"),
         (lambda: DynamicsConfig(rewards="two-hot"), "sign, symlog"),
         (lambda: ActorCriticConfig(horizon=0), "horizon is 0"),
         (lambda: ActorCriticConfig(gamma=1.5), "0 to 1"),

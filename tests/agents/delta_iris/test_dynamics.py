@@ -48,6 +48,22 @@ def test_the_published_networks_have_as_many_parameters_as_published(
     assert sum(p.numel() for p in dynamics.parameters()) == parameters
 
 
+@pytest.mark.parametrize(("settings", "std"), [({}, 0.02), ({"init_std": 0.1}, 0.1)])
+def test_linear_layers_and_embeddings_begin_with_the_std_of_the_settings(
+    settings: dict[str, float], std: float
+) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(PRESETS["tiny"].dynamics, **settings)
+    dynamics = Dynamics(config, codes=32, num_actions=18)
+
+    layers = {name: m for name, m in dynamics.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
+    assert {name.split(".")[0] for name in layers} == {
+        "transformer", "embed_actions", "embed_tokens", "head_tokens", "head_rewards", "head_ends"
+    }  # fmt: skip
+    for name, layer in layers.items():
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.2), name
+
+
 @pytest.mark.parity
 @torch.no_grad()
 def test_a_full_pass_gives_the_published_outputs(agent: Agent, golden: Golden, segments: Segments) -> None:

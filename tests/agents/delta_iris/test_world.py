@@ -1,5 +1,6 @@
 """Dreams and learning in them against the published numbers; the cache, the refresh, the context."""
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -261,6 +262,21 @@ def test_positions_that_real_steps_fill_are_refreshed_too(tiny: Agent) -> None:
     dream.step(ACTION)
 
     assert dream.cache.length == 5
+
+
+@pytest.mark.parametrize(("blocks", "lengths"), [(1, [5, 5, 5]), (2, [5, 11, 5]), (7, [11, 17, 23])])
+def test_a_dream_fills_as_many_blocks_as_it_may(tiny: Agent, blocks: int, lengths: list[int]) -> None:
+    config = dataclasses.replace(tiny.config, dynamics=dataclasses.replace(tiny.config.dynamics, dream_blocks=blocks))
+    tiny.configure(config)
+    frames, actions = past(2)
+    dream = tiny.begin_dream(frames, None, actions)
+
+    for length in lengths:
+        expected = dream.foretell(ACTION)
+        outcome = dream.step(ACTION)
+        assert dream.cache.length == length
+        assert bool(((expected.ends >= 0) & (expected.ends <= 1)).all())
+        assert outcome.view is not None
 
 
 def test_a_dream_can_keep_its_last_frames_and_what_lies_between_them(tiny: Agent) -> None:
