@@ -206,7 +206,7 @@ def test_films_of_a_pipeline_stay_in_its_run(place: Path, render: str) -> None:
     except IrisError:
         return
 
-    film = _media(Path("runs/pong"), planned)
+    film = Path("runs/pong") / _media(planned)
     assert Path(os.path.normpath(film)).parent == Path("runs/pong/media")
 
 

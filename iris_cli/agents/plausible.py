@@ -13,7 +13,7 @@ import torch
 from iris_cli.agents import build
 from iris_cli.errors import ConfigError
 
-MAX_NUMBER = 1 << 20  # of a setting: more would be no network but an attack on the memory
+MAX_COUNT = 1 << 24  # of whatever a setting counts: more would be no network but an attack on the memory
 MAX_ACTIONS = 1024
 _SPARE = 1 << 20  # numbers that an agent may have beside those that are kept, such as masks
 
@@ -34,23 +34,26 @@ def check_plausible(
     if not 0 < num_actions <= MAX_ACTIONS:
         raise ConfigError(f"there cannot be {str(num_actions)[:20]} actions", where=where)
     networks = {name: section for name, section in asdict(config).items() if name != "schedule"}
-    _refuse_large_numbers(networks, where)
+    _refuse_large_counts(networks, where)
     _refuse_deep(networks, len(sizes), where)
-    with torch.device("meta"):  # shapes alone
-        wanted = sum(tensor.numel() for tensor in build(agent, config, num_actions).state_dict().values())
+    try:
+        with torch.device("meta"):  # shapes alone
+            wanted = sum(tensor.numel() for tensor in build(agent, config, num_actions).state_dict().values())
+    except RuntimeError:  # more bytes than can be counted
+        raise ConfigError("the settings are of no agent that could be made", where=where) from None
     if wanted > 2 * sum(sizes) + _SPARE:
         raise ConfigError(
             f"the settings are of an agent of {wanted:,} numbers, but the weights are {sum(sizes):,}", where=where
         )
 
 
-def _refuse_large_numbers(settings: Any, where: Path | None) -> None:
+def _refuse_large_counts(settings: Any, where: Path | None) -> None:
     waiting = [settings]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict | list | tuple):
             waiting += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
+        elif isinstance(value, int) and abs(value) > MAX_COUNT:
             raise ConfigError(f"the number {str(value)[:40]} is too large for a setting", where=where)
 
 

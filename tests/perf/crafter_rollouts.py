@@ -1,6 +1,6 @@
 """Δ-IRIS and IRIS on Crafter: the same data, the same seconds of one core, then what each shows of games never seen.
 
-    OMP_NUM_THREADS=1 python tests/perf/crafter_rollouts.py --seconds 300      (in docs: 25)
+    OMP_NUM_THREADS=1 python tests/perf/crafter_rollouts.py --seconds 300      (in docs: 180)
 
 Both learn with their preset `small` from the same random steps: the tokenizer for so many seconds of the processor,
 the dynamics for as many again. Dreams of both then begin behind the same held-out frames and follow the true actions.
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from iris_cli import plots
@@ -197,8 +198,17 @@ def draw(out: Path, facts: dict[str, Any], begin: Starts, dreams: dict[str, Tens
     rows = []
     for row in (0, len(begin.frames) // 2, len(begin.frames) - 1):
         real = begin.frames[row, CONTEXT:].float() / 255
-        rows += [pictures(real), *(pictures(views[row]) for views in dreams.values())]
+        for name, views in {"real": real, **{name: views[row] for name, views in dreams.items()}}.items():
+            rows.append([label(name), *pictures(views)])
+    rows.insert(0, [label(""), *(label(f"step {step}") for step in SHOWN)])
     (out.parent / f"{out.name}-strip.png").write_bytes(png(tiles(rows, scale=2)))
+
+
+def label(text: str) -> np.ndarray:
+    """A tile (64, 64, 3) uint8 with a word on it."""
+    image = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(image).text((4, 24), text, fill="black", font=ImageFont.load_default(size=14))
+    return np.asarray(image)
 
 
 def pictures(frames: Tensor) -> list[np.ndarray]:

@@ -56,11 +56,11 @@ preset: tiny
 game: Pong
 dataset: data/{game}-{seed}.zarr
 run: runs/{game}-{seed}
-rounds: 4
+rounds: 16
 round: [{collect: {steps: 20}}]
 then: [{evaluate: {episodes: 1, max_steps: 10, measured_steps: 0}}]
 """
-QUICK_STAGES = ["collect"] * 4 + ["evaluate"]
+QUICK_STAGES = ["collect"] * 16 + ["evaluate"]  # about two seconds, so that they can be met under way
 
 
 GAMES, SEEDS = ("Pong", "Qbert", "Boxing"), (0, 1)
