@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="AGENT:SECTION.FIELD=VALUE")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     train, held_out = (
         collected(options.work / f"{name}.zarr", steps, seed)
         for name, steps, seed in (("train", TRAINING_STEPS, 0), ("held-out", HELD_OUT_STEPS, 1))
@@ -207,7 +208,7 @@ def draw(out: Path, facts: dict[str, Any], begin: Starts, dreams: dict[str, Tens
 def label(text: str) -> np.ndarray:
     """A tile (64, 64, 3) uint8 with a word on it."""
     image = Image.new("RGB", (64, 64), "white")
-    ImageDraw.Draw(image).text((4, 24), text, fill="black", font=ImageFont.load_default(size=14))
+    ImageDraw.Draw(image).text((4, 24), text.replace("Δ-", "delta-"), fill="black", font=ImageFont.load_default(size=12))
     return np.asarray(image)
 
 
