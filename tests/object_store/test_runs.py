@@ -267,3 +267,28 @@ def test_a_server_that_goes_away_is_one_clear_error(bucket: StoreURL, line, caps
     line.join()
     run.close()
     assert Run.open(bucket / "pong", device=CPU).checkpoint_number == 1
+
+
+@pytest.mark.pipeline
+def test_a_sweep_s_runs_may_lie_there(
+    bucket: StoreURL, tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    Path("p.yaml").write_text(
+        f"preset: tiny\ndataset: {bucket}/data/{{game}}-{{seed}}.zarr\nrun: {bucket}/runs/{{game}}-{{seed}}\n"
+        "first: [{collect: {steps: 20}}]\nthen: [{evaluate: {episodes: 1, max_steps: 10, measured_steps: 0}}]\n"
+    )
+    arguments = ("sweep", "p.yaml", "--games", "Pong", "--seeds", "2", "--device", "cpu", "--engine", "local")
+
+    done = command(*arguments)
+
+    assert done.exit_code == 0, done.output
+    assert "2 runs, 2 done" in done.output
+    assert str(bucket / "runs" / "pong-1") in done.output  # iris scores names the run as it was asked for
+    status = json.loads(command("sweep", "status", "runs/sweeps/p", "--json").stdout)
+    assert [run["score"] for run in status["runs"]] == [0, 0]
+    assert not Path("s3:").exists()
+    for seed in (0, 1):
+        assert Run.open(bucket / "runs" / f"pong-{seed}", device=CPU).collected["steps"] == 20
+    assert "2 runs, 2 done" in command(*arguments).output  # what is complete is left alone

@@ -208,7 +208,9 @@ def draw(out: Path, facts: dict[str, Any], begin: Starts, dreams: dict[str, Tens
 def label(text: str) -> np.ndarray:
     """A tile (64, 64, 3) uint8 with a word on it."""
     image = Image.new("RGB", (64, 64), "white")
-    ImageDraw.Draw(image).text((4, 24), text.replace("Δ-", "delta-"), fill="black", font=ImageFont.load_default(size=12))
+    ImageDraw.Draw(image).text(
+        (4, 24), text.replace("Δ-", "delta-"), fill="black", font=ImageFont.load_default(size=12)
+    )
     return np.asarray(image)
 
 
