@@ -137,7 +137,11 @@ def _departures(content: Mapping[str, Any], episodes: int) -> list[str]:
         words.append(f"games cut at {protocol['max_steps']:,} steps ({content['cut']} of {episodes} were)")
     environment = EnvSpec.from_mapping(protocol["environment"])
     if environment.kind == "atari":
-        published = EnvSpec(id=environment.id, kind="atari").for_testing().to_mapping()
+        plain = EnvSpec(id=environment.id, kind="atari")
+        plain = (
+            plain.as_grey_stacks() if environment.view == "grey-stack" else plain
+        )  # TWM's, with a protocol of its own
+        published = plain.for_testing().to_mapping()
         words += [
             f"{name} {value}, not {published[name]}"
             for name, value in environment.to_mapping().items()

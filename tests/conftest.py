@@ -169,7 +169,7 @@ def scored(_evaluated: tuple[dict, dict], tmp_path: Path, monkeypatch: pytest.Mo
         weights: str | None = None, agent: str = "iris", cut: int = 0, **protocol: Any,
     ) -> Path:  # fmt: skip
         card, content = copy.deepcopy(_evaluated)
-        environment = training_spec(game)
+        environment = training_spec(game).as_grey_stacks() if agent == "twm" else training_spec(game)
         directory = Path("runs") / name
         (directory / "reports").mkdir(parents=True, exist_ok=True)
         card |= {"environment": environment.to_mapping(), "seed": seed, "created": "2026-11-21T03:00:00+0000"}

@@ -125,3 +125,14 @@ def test_every_key_that_is_read_must_be_there(scored: Scored) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such run"):
         evaluations(tmp_path / "nothing")
+
+
+def test_a_protocol_of_grey_stacks_is_twm_s_own(scored: Callable[..., Path]) -> None:
+    run = scored("a", agent="twm", temperature=1.0)
+    content = json.loads((run / "reports" / "evaluate-then.json").read_text())
+
+    assert content["protocol"]["environment"]["view"] == "grey-stack"
+    assert final_evaluation(run).departures == ()
+    content["protocol"]["environment"]["noop_max"] = 30
+    (run / "reports" / "evaluate-then.json").write_text(json.dumps(content))
+    assert final_evaluation(run).departures == ("noop_max 30, not 0",)

@@ -62,7 +62,7 @@ def _go_back(path: Path, *, dry_run: bool) -> list[str]:
             raise RunError(
                 "no checkpoint is whole", where=folder, fix="Nothing was changed. Restore the run from a copy."
             )
-        done.append(f"went back to checkpoint {whole.name}")
+        done.append(f"returned to checkpoint {whole.name}")
         if not dry_run:
             write_atomically(folder / "latest", whole.name + "\n")
         if damaged is not None and damaged.parent == folder and damaged.is_dir():

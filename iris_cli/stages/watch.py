@@ -97,7 +97,7 @@ def _progress(
             yield "stage", name + (f", {amount:,} {unit}" if amount else "")
         if lines and is_number(lines[-1].get("time")):
             yield "last news", f"{console.duration(max(0.0, now - lines[-1]['time']))} ago"
-    if speed := _speed(under_way):
+    if process is not None and (speed := _speed(under_way)):
         yield "speed", f"{console.number(speed)} updates/s"
     if process is not None and plan:
         left = _seconds_left(done, plan, now)

@@ -29,7 +29,7 @@ from iris_cli.learn.fit import Steps, fit, learners_of
 from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.learn.visits import Visits
 from iris_cli.learn.watch import Watch
-from iris_cli.machine import machine
+from iris_cli.machine import commit, machine, processor
 from iris_cli.nn import data_parallel
 from iris_cli.nn.lpips import LPIPS
 from iris_cli.nn.precision import compute_dtype
@@ -188,7 +188,8 @@ def main() -> None:
             for processes, threads in WAYS
         ]
     result = {
-        "machine": machine(CPU), "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(CPU), "device": processor(), "commit": commit(),
+        "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d"),
         "seconds": time.perf_counter() - begun, "results": results,
     }  # fmt: skip
     if given.out is not None:

@@ -63,7 +63,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_back(run: Path, c
 
     repaired = command("repair", run)
 
-    assert "went back to checkpoint 000002" in repaired.stdout.lower()
+    assert "returned to checkpoint 000002" in repaired.stdout.lower()
     assert "put checkpoint 000003 aside as 000003.damaged" in repaired.stdout.lower()
     assert command("verify", run).exit_code == 0
     assert command("train-tokenizer", "data/pong.zarr", "--updates", "1").exit_code == 0
@@ -89,7 +89,7 @@ def test_a_pointer_to_nothing_whole_is_mended(
     repaired = command("repair", run)
 
     assert repaired.exit_code == 0, repaired.output
-    assert "went back to checkpoint 00000" in repaired.stdout.lower()
+    assert "returned to checkpoint 00000" in repaired.stdout.lower()
     assert command("verify", run).exit_code == 0
     Run.open(RUN, device=CPU, training=True).close()
 
