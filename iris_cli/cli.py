@@ -138,13 +138,19 @@ def _tell(error: str) -> None:
 
 
 def _part() -> None:
-    """End what processes that trained as one had in common."""
+    """End what processes that trained as one had in common, and each of them at once.
+
+    gloo's threads may outlive the group, and then abort a process that takes its time to end.
+    """
+    from iris_cli import console
     from iris_cli.launch import launch
 
     if launch().processes > 1:
         from iris_cli.nn import data_parallel
 
-        data_parallel.leave()
+        if data_parallel.processes() > 1:
+            data_parallel.leave()
+            console.leave(0)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

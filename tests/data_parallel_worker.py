@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from iris_cli import interrupts
+from iris_cli import console, interrupts
 from iris_cli.errors import ConfigError, Interrupted
 from iris_cli.nn import data_parallel
 from iris_cli.open_run import alone, open_together
@@ -89,3 +89,4 @@ def talk(rank: int) -> dict[str, object]:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    console.leave(0)  # as the command does
