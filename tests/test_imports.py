@@ -80,7 +80,7 @@ BESIDES = {
 HOMES = {
     "click": ("cli.py",),
     "rich": ("console.py",),
-    "zarr": ("replay/dataset.py",),
+    "zarr": ("replay/dataset.py", "replay/settled.py"),
     "obstore": ("object_store.py",),
     "gymnasium": ("envs/",),
     "ale_py": ("envs/",),

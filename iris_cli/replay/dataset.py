@@ -20,7 +20,6 @@ from typing import Any, Self
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
-from zarr.storage import ObjectStore
 
 from iris_cli.errors import DAMAGE, DatasetError, ShapeError
 from iris_cli.object_store import (
@@ -61,6 +60,7 @@ from iris_cli.replay.fields import (
 from iris_cli.replay.finding import Finding
 from iris_cli.replay.flush import flush
 from iris_cli.replay.lock import take_lock
+from iris_cli.replay.settled import SettledStore, settled
 
 UNFINISHED = {"unfinished": "iris-dataset"}  # attributes of one that is being made in an object store
 _EVERY_CHUNK = {"array.write_empty_chunks": True}  # also one of zeros, so that a missing one is known to be lost
@@ -142,7 +142,7 @@ class Dataset:
         try:
             if path.exists() and not _is_unfinished(path):
                 raise DatasetError("the dataset cannot be created: something is there already", where=path)
-            patiently(lambda: _create_group(dataset._store, UNFINISHED, fields), path)
+            patiently(lambda: settled(lambda: _create_group(dataset._store, UNFINISHED, fields)), path)
             dataset._committed = _tag_of(path)
             dataset._put_attributes(content)
         except BaseException:
@@ -468,7 +468,8 @@ class Dataset:
         self._check_unchanged()
         if not length:
             self._arrays.pop(name, None)
-            patiently(lambda: _create_array(self._group(), name, field, overwrite=True), self.path)  # of a killed write
+            # In place of what a killed write left.
+            patiently(lambda: settled(lambda: _create_array(self._group(), name, field, overwrite=True)), self.path)
         self._write(name, field, start, tokens)
         self._commit({"tokens": {**self._attributes["tokens"], fingerprint: start + len(tokens)}})
 
@@ -577,7 +578,7 @@ class Dataset:
         for name, field, length in self._parts():
             array = self._array(name, field)
             if array.shape[0] > length:
-                array.resize((length, *array.shape[1:]))
+                settled(partial(array.resize, (length, *array.shape[1:])))
 
     # Private
 
@@ -683,7 +684,7 @@ class Dataset:
                 flush(self.path / name)
 
         try:
-            patiently(write, self.path)
+            patiently(lambda: settled(write), self.path)
         except _DAMAGE as error:
             raise DatasetError(f"the array {name} cannot be written: {error}", where=self.path) from None
 
@@ -753,7 +754,7 @@ def _lock(path: Location) -> int:
 
 def _store_of(path: Location) -> Any:
     """What zarr knows the place by."""
-    return ObjectStore(client_of(path)) if isinstance(path, StoreURL) else path
+    return SettledStore(client_of(path)) if isinstance(path, StoreURL) else path
 
 
 def _tag_of(path: Location) -> str | None:
