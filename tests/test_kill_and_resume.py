@@ -159,12 +159,12 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def outcome(root: Path) -> dict[str, Any]:
+def outcome(root: Path, name: str = "game") -> dict[str, Any]:
     """Everything a pipeline leaves behind that must not depend on how often it was stopped."""
-    run = root / "runs" / "game"
+    run = root / "runs" / name
     checkpoint = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
     state = json.loads((checkpoint / "state.json").read_text())
-    dataset = Dataset.open(root / "data" / "game.zarr")
+    dataset = Dataset.open(root / "data" / f"{name}.zarr")
     fields = ["observations", "actions", "rewards", "terminations", "truncations"]
     fields += ["achievements"] if dataset.achievements else []
     tokens = dataset.attributes["tokens"]

@@ -7,7 +7,7 @@ python tests/faults/soak.py --scenario 'run iris' --trial 1000007
 import argparse
 import json
 import platform
-import subprocess
+import random
 import sys
 import tempfile
 import time
@@ -18,9 +18,12 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from trials import ROOT, SCENARIOS, Known, Trial, Zygote, fault_trial, kill_trial, learn  # noqa: E402 (beside this)
+from trials import SCENARIOS, Known, Trial, Zygote, fault_trial, kill_trial, learn, sweep_trial  # noqa: E402 (beside this)
+
+from iris_cli.machine import commit, processor  # noqa: E402 (of this checkout)
 
 KILLS = {"run iris": 12, "run delta-iris": 12, "run twm": 12}  # of a trial; others: 6
+FAULTS_AT_ONCE = 3  # after each trial of kills, until each kind of operation on each kind of file has failed
 FAULTS = ("full", "full once", "broken", "read only", "interrupt", "interrupt twice", "tear")
 
 
@@ -43,7 +46,7 @@ def soak(
     only: Sequence[str] = tuple(SCENARIOS),
     saved: Path | None = None,
 ) -> dict[str, Any]:
-    """Kill scenarios until the time is over or there were so many kills; then let each kind of operation fail once.
+    """Kill scenarios, and let operations on their files fail, in turn, until the time is over or kills are enough.
 
     Args:
         folder: where the trials take place; what was lost stays there.
@@ -54,7 +57,7 @@ def soak(
         only: the scenarios.
         saved: where the table is written after each trial; None: nowhere.
     """
-    begun, done, known = time.monotonic(), list[Trial](), dict[str, Known]()
+    begun, done, known, failing = time.monotonic(), list[Trial](), dict[str, Known](), dict[str, list[dict[str, Any]]]()
 
     def add(trial: Trial) -> None:
         done.append(trial)
@@ -69,13 +72,13 @@ def soak(
                 break
             if name not in known:
                 known[name] = learn(zygote, SCENARIOS[name], folder)
-            add(kill_trial(zygote, known[name], folder / f"{number}", number, kills=KILLS.get(name, 6)))
-        for name in only if faults else ():
-            if name not in known:
-                known[name] = learn(zygote, SCENARIOS[name], folder)
-            for number, fault in enumerate(known[name].each_kind(FAULTS)):
-                if time.monotonic() - begun < 60 * minutes:
-                    add(fault_trial(zygote, known[name], folder / f"fault-{number}", number, fault))
+                failing[name] = known[name].each_kind(FAULTS) if faults else []
+                random.Random(seed).shuffle(failing[name])
+            trial = sweep_trial if name == "sweep" else kill_trial
+            add(trial(zygote, known[name], folder / f"{number}", number, kills=KILLS.get(name, 6)))
+            for fault in failing[name][:FAULTS_AT_ONCE]:
+                add(fault_trial(zygote, known[name], folder / f"fault-{number}", number, fault))
+            del failing[name][:FAULTS_AT_ONCE]
     return table(done, seed=seed, seconds=time.monotonic() - begun)
 
 
@@ -91,7 +94,9 @@ def table(done: list[Trial], *, seed: int, seconds: float) -> dict[str, Any]:
     rows: dict[str, dict[str, int]] = {}
     for trial in done:
         for fault in trial.faults:
-            if "seconds" in fault:
+            if "whom" in fault:
+                kind = f"kill -9 of {fault['whom']}"
+            elif "seconds" in fault:
                 kind = "kill -9 at a time"
             else:
                 kind = {"kill": "kill -9 at an operation", "tear": "kill -9 inside an operation"}.get(
@@ -101,25 +106,23 @@ def table(done: list[Trial], *, seed: int, seconds: float) -> dict[str, Any]:
             row = rows.setdefault(f"{trial.scenario}: {kind}", {"tried": 0, "hit": 0, "lost": 0})
             row["tried"] += 1
             row["hit"] += hit
-        rows[f"{trial.scenario}: {kind}"]["lost"] += bool(trial.lost)
+        if trial.faults:
+            row["lost"] += bool(trial.lost)
     return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
+        "device": processor(),
+        "python": platform.python_version(),
         "seed": seed,
         "hours": round(seconds / 3600, 2),
         "kills": sum(trial.kills for trial in done),
+        "faults": sum(row["hit"] for name, row in rows.items() if "kill -9" not in name),
         "trials": len(done),
         "lost": sum(bool(trial.lost) for trial in done),
-        "commit": commit(),
-        "machine": {"system": platform.platform(terse=True), "python": platform.python_version()},
         "rows": dict(sorted(rows.items())),
         "lost_trials": [asdict(trial) for trial in done if trial.lost],
         "seeds": {name: [t.seed for t in done if t.scenario == name and t.kills] for name in SCENARIOS},
     }
-
-
-def commit() -> str:
-    """Of the code, if that is known."""
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
 
 
 def write(found: dict[str, Any], path: Path) -> None:
@@ -144,7 +147,8 @@ def main() -> None:
         with Zygote(folder) as zygote:
             [name] = wanted.scenario
             known, kills = learn(zygote, SCENARIOS[name], folder), KILLS.get(name, 6)
-            told(kill_trial(zygote, known, folder / "again", wanted.trial, kills=kills))
+            trial = sweep_trial if name == "sweep" else kill_trial
+            told(trial(zygote, known, folder / "again", wanted.trial, kills=kills))
         return
     path = wanted.out / f"soak-{time.strftime('%Y%m%d-%H%M%S')}.json"
     found = soak(

@@ -5,6 +5,7 @@ n-th operation on files (layer.c), which finds the inside of every save. All dra
 that one that failed can be carried out again.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -272,6 +273,51 @@ def kill_trial(zygote: Zygote, known: Known, place: Path, seed: int, *, kills: i
             shutil.rmtree(place)
 
 
+def sweep_trial(zygote: Zygote, known: Known, place: Path, seed: int, *, kills: int) -> Trial:
+    """Kill a sweep's own process, one of its runs, or all at once, at random times; then let it finish and compare."""
+    draws, trial, mark = random.Random(seed), Trial(known.scenario.name, seed), f"{place.name}-{os.getpid()}"
+    shutil.copytree(known.start, place)
+    carrying = {"settings": SWEEPING, "environment": {"IRIS_TEST_MARK": mark, "IRIS_SAVE_SECONDS": "0"}}
+    driver = zygote.start(place, *known.scenario.command, **carrying)
+    ended = None
+    try:
+        for _ in range(kills):
+            fault = {"seconds": round(draws.random() * 2 / kills * known.seconds, 4)}
+            ended = zygote.wait(driver, fault["seconds"])
+            if ended is not None:
+                break
+            runs, whom = marked(mark), draws.choice(("the sweep", "a run", "all"))
+            victims = draws.sample(sorted(runs), min(1, len(runs))) if whom == "a run" else [*runs] * (whom == "all")
+            for victim in victims:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+            if whom != "a run":
+                zygote.signal(driver, signal.SIGKILL)
+                died = zygote.wait(driver, 30)
+                assert died is not None
+                driver = zygote.start(place, *known.scenario.command, **carrying)
+            trial.faults.append({**fault, "whom": whom, "code": KILLED if whom != "a run" or victims else 0})
+        ended = ended or zygote.wait(driver, 600)
+        if ended is None or ended.code:
+            trial.said, trial.lost = ended.output if ended else "", ["the last command"]
+            return trial
+        trial.lost = differences(known.scenario.outcome(place), known.expected)
+        return trial
+    finally:
+        if not trial.lost:
+            shutil.rmtree(place)
+
+
+def marked(mark: str) -> list[int]:
+    """All processes that were started with a mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"IRIS_TEST_MARK={mark}\0".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
 def concluded(zygote: Zygote, known: Known, place: Path, command: tuple[str, ...] | None, trial: Trial) -> Trial:
     """Carry out the rest without a disturbance, and compare."""
     if command is not None:
@@ -330,6 +376,12 @@ def reports(place: Path) -> dict[str, Any]:
     return {"scores": [(c["scores"], c["lengths"], c["world_model"]) for c in contents], **outcome(place)} | {
         "metrics": None, "world models": None, "fingerprints": None, "achievements of reports": None,
     }  # fmt: skip
+
+
+def sweep_outcome(place: Path) -> dict[str, Any]:
+    """All that the runs of a sweep come to, and that every stage took place once."""
+    runs = [f"{game}-{seed}" for game in ("pong", "boxing") for seed in (0, 1)]
+    return {f"{run}: {what}": found for run in runs for what, found in outcome(place, run).items()}
 
 
 def without_metrics(place: Path) -> dict[str, Any]:
@@ -391,7 +443,37 @@ round:
 then:
   - evaluate: {episodes: 1, max_steps: 12, temperature: 1.0, measured_steps: 10}
 """,
+    "sweep": """
+preset: tiny
+game: Pong
+dataset: data/{game}-{seed}.zarr
+run: runs/{game}-{seed}
+rounds: 2
+round:
+  - collect: {steps: 60}
+  - train-tokenizer: {updates: 20}
+  - train-dynamics: {updates: 20}
+  - train-actor-critic: {updates: 8}
+then:
+  - evaluate: {episodes: 1, max_steps: 10, measured_steps: 0}
+""",
 }
+AGENTS = ("iris", "delta-iris", "twm")
+SWEEP = (
+    "sweep",
+    "tiny.yaml",
+    "--games",
+    "Pong,Boxing",
+    "--seeds",
+    "2",
+    "--device",
+    "cpu",
+    "--engine",
+    "local",
+    "--parallel",
+    "2",
+)
+SWEEPING = {"iris_cli.sweep.drive:RETRIES": 100, "iris_cli.sweep.drive:PICTURED": 0}
 
 
 TRAINED = """
@@ -485,7 +567,7 @@ def training(stage: str, updates: int) -> Scenario:
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        *(Scenario(f"run {agent}", ("run", "tiny.yaml"), pipeline(agent), outcome) for agent in PIPELINES),
+        *(Scenario(f"run {agent}", ("run", "tiny.yaml"), pipeline(agent), outcome) for agent in AGENTS),
         Scenario(
             "collect", ("collect", "--env", "Pong", "--out", "data/game.zarr", "--steps", str(STEPS)),
             lambda zygote, place: None, collected, rest_of_collection,
@@ -495,5 +577,6 @@ SCENARIOS = {
         training("train-dynamics", 15),
         training("train-actor-critic", 8),
         Scenario("evaluate", EVALUATE, trained, reports, rest_of_evaluation),
+        Scenario("sweep", SWEEP, pipeline("sweep"), sweep_outcome, settings=SWEEPING),
     )
 }  # fmt: skip

@@ -28,7 +28,7 @@ from iris_cli.learn import fit
 PROGRAMS = (  # what commands import inside
     "card", "open_run", "stages.collect", "stages.evaluate", "stages.tokenize", "stages.train_tokenizer",
     "stages.train_dynamics", "stages.train_actor_critic", "stages.train_agent", "stages.info", "stages.imagine",
-    "stages.diagnose", "stages.verify", "stages.repair",
+    "stages.diagnose", "stages.verify", "stages.repair", "sweep.drive",
 )  # fmt: skip
 MODES = (
     "count", "kill", "tear", "full", "full once", "broken", "read only", "interrupt", "interrupt twice",
