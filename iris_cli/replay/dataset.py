@@ -65,6 +65,7 @@ from iris_cli.replay.settled import SettledStore, settled
 UNFINISHED = {"unfinished": "iris-dataset"}  # attributes of one that is being made in an object store
 _EVERY_CHUNK = {"array.write_empty_chunks": True}  # also one of zeros, so that a missing one is known to be lost
 _DAMAGE = (*DAMAGE, RuntimeError)  # of zarr and its codecs
+_MOST_BEYOND = 1 << 17  # chunks of an array beyond what is committed: more than any killed write or rewind leaves
 
 
 class Dataset:
@@ -624,7 +625,7 @@ class Dataset:
 
     def _check_array(self, name: str, field: Field | None, length: int, files: set[str]) -> None:
         array = self._array(name, field)
-        if array.shape[0] < length:
+        if not length <= array.shape[0] <= length + _MOST_BEYOND * array.chunks[0]:
             raise self._damaged(name, f"has {array.shape[0]} of {length}")
         # zarr reads a missing chunk as zeros
         missing = [number for number, chunk in enumerate(_chunks(array, 0, length)) if chunk not in files]
@@ -642,6 +643,8 @@ class Dataset:
                 array = patiently(lambda: zarr.open_array(self._store, path=name, mode=mode, zarr_format=3), self.path)
         except _DAMAGE as error:
             raise self._damaged(name, f"cannot be opened: {error}") from None
+        if 0 in array.chunks:
+            raise self._damaged(name, f"has chunks of shape {array.chunks}")
         if field is not None and (array.dtype != field.dtype or array.shape[1:] != field.item_shape):
             raise self._damaged(name, f"has dtype {array.dtype} and shape {array.shape}")
         if field is None and (array.dtype != "uint16" or array.ndim != 2):

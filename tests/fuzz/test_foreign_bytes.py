@@ -151,6 +151,11 @@ FOUND = {
     "run-settings: a network without end": ("run-settings", replaced(b"width: 32", b"width: 1000000")),
     "run-settings: layers without end": ("run-settings", replaced(b"layers: 2", b"layers: 1000000000")),
     "dataset-attributes: deep": ("dataset-attributes", other(DEEP)),
+    "dataset-array: a shape far beyond its chunks": ("dataset-array", changed("shape", 0, to=10**9)),
+    "dataset-array: chunks of nothing": (
+        "dataset-array",
+        changed("chunk_grid", "configuration", "chunk_shape", to=[0, 64, 64, 3]),
+    ),
     "dataset-episodes: a shape beyond numbers": ("dataset-episodes", changed("shape", to=[10**30])),
     "npz: a header of words without end": ("npz", npz_header(b"{'descr': '''" + b" " * 105)),
     "published-checkpoint: a small storage that poses as a huge tensor": (
