@@ -76,8 +76,8 @@ def soak(
                 random.Random(seed).shuffle(failing[name])
             trial = sweep_trial if name == "sweep" else kill_trial
             add(trial(zygote, known[name], folder / f"{number}", number, kills=KILLS.get(name, 6)))
-            for fault in failing[name][:FAULTS_AT_ONCE]:
-                add(fault_trial(zygote, known[name], folder / f"fault-{number}", number, fault))
+            for index, fault in enumerate(failing[name][:FAULTS_AT_ONCE]):
+                add(fault_trial(zygote, known[name], folder / f"fault-{number}-{index}", number, fault))
             del failing[name][:FAULTS_AT_ONCE]
     return table(done, seed=seed, seconds=time.monotonic() - begun)
 

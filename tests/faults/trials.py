@@ -264,7 +264,7 @@ def kill_trial(zygote: Zygote, known: Known, place: Path, seed: int, *, kills: i
             if ended.code not in (0, KILLED):
                 trial.said, trial.lost = ended.output, ["the command after a kill"]
                 return trial
-            command = known.scenario.rest(place) if known.scenario.rest else command
+            command = None if ended.code == 0 else known.scenario.rest(place) if known.scenario.rest else command
             if command is None:
                 break
         return concluded(zygote, known, place, command, trial)
@@ -350,7 +350,7 @@ def fault_trial(zygote: Zygote, known: Known, place: Path, seed: int, fault: dic
             trial.said = ended.output
             return trial
         rest = known.scenario.rest(place) if known.scenario.rest else known.scenario.command
-        return concluded(zygote, known, place, rest, trial)
+        return concluded(zygote, known, place, rest if ended.code else None, trial)
     finally:
         if not trial.lost:
             shutil.rmtree(place)
