@@ -24,8 +24,8 @@ from torch import Tensor
 
 from iris_cli.digests import FILES, MARK, check_files, mark_of
 from iris_cli.errors import RunError
+from iris_cli.files import flush, write_atomically
 from iris_cli.latest import first_line, older
-from iris_cli.replay.flush import flush
 
 KEPT = 2  # newest checkpoints that stay on disk
 
@@ -124,14 +124,6 @@ def sizes_in(path: Path) -> list[int]:
             return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"the checkpoint cannot be read ({first_line(error)})", where=path, fix=older(path)) from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file so that readers see the old or the new one, never half of it."""
-    draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    flush(draft)
-    draft.replace(path)
 
 
 def _read_tensors(path: Path) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from iris_cli.checkpoints import write_atomically
 from iris_cli.errors import DAMAGE, RunError
+from iris_cli.files import write_atomically
 
 
 class Failure(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from iris_cli.checkpoints import write_atomically
+from iris_cli.files import write_atomically
 from iris_cli.invocation import typed
 from iris_cli.machine import machine
 from iris_cli.metrics import read_metrics

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from iris_cli.errors import ConfigError, IrisError, StoreError
+from iris_cli.files import replacing
 
 T = TypeVar("T")
 _THREAD = threading.local()
@@ -216,12 +217,10 @@ def download(url: StoreURL, stored: Stored, path: Path) -> None:
         except obstore.exceptions.PreconditionError:
             raise FileNotFoundError(f"{url} has changed") from None
 
-    draft = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with draft.open("wb") as file:
+    with replacing(path) as draft, draft.open("wb") as file:
         for start in range(0, stored.size, PIECE):
             file.write(patiently(partial(piece, start), url))
-    draft.replace(path)
 
 
 def upload(folder: Path, url: StoreURL, *, last: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from iris_cli.errors import ConfigError, IrisError, ShapeError
+from iris_cli.files import replacing
 
 SUFFIXES = (".png", ".svg", ".pdf")
 SIZE = (7.2, 4.2)  # inches
@@ -219,5 +220,6 @@ def _write(figure: Any, axes: Any, path: Path) -> Path:
 
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path) as draft:
+        figure.savefig(draft)
     return path

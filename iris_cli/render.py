@@ -6,11 +6,13 @@
     column  one of its pictures over time: the real game, its reconstruction, or what the agent imagined
 """
 
+import errno
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from iris_cli.errors import ConfigError, ShapeError
+from iris_cli.files import replacing
 
 STRIP_FRAMES = 10  # most frames that a png shows
 STRIP_WIDTH = 2400  # pixels
@@ -141,22 +144,29 @@ def write_media(frames: NDArray[np.uint8], path: Path, *, fps: float = 15) -> Pa
     if not fps > 0:
         raise ConfigError(f"fps is {fps}, but must be more than 0")
     write = media_writer(path)
-    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.touch()  # fails here with the system's own words, not in ffmpeg with a page of them
-        write(frames, unfinished, fps)
-        unfinished.replace(path)
+        with replacing(path) as draft:
+            draft.touch()  # fails here with the system's own words, not in ffmpeg with a page of them
+            write(frames, draft, fps)
+            if path.suffix.lower() == ".mp4" and _count_frames(draft) != len(frames):
+                raise OSError(errno.EIO, "not all of it could be written; is the disk full?")  # ffmpeg does not say
     except (OSError, RuntimeError) as error:  # RuntimeError: imageio finds no ffmpeg
         raise ConfigError(
             f"cannot write the picture: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}",
             where=path,
             fix="Name a file in a directory you may write to; without ffmpeg, a .gif or .png.",
         ) from error
-    finally:
-        if path.parent.is_dir():
-            unfinished.unlink(missing_ok=True)
     return path
+
+
+def _count_frames(film: Path) -> int:
+    try:
+        reader: Any = imageio.get_reader(film)
+        with closing(reader):
+            return reader.count_frames()
+    except (OSError, RuntimeError, IndexError):  # imageio's ways to say that there is no film
+        return 0
 
 
 def frames_of(path: Path) -> NDArray[np.uint8]:

@@ -34,11 +34,12 @@ from torch import Tensor
 from iris_cli.agents import build, config_for, section_presets_for, view_of
 from iris_cli.agents.plausible import check_plausible
 from iris_cli.card import FORMAT, read_card
-from iris_cli.checkpoints import Checkpoint, read_checkpoint, sizes_in, write_atomically, write_checkpoint
+from iris_cli.checkpoints import Checkpoint, read_checkpoint, sizes_in, write_checkpoint
 from iris_cli.config import dump_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, RunError, StoreError, TrainingError
+from iris_cli.files import write_atomically
 from iris_cli.latest import check_state, latest_checkpoint
 from iris_cli.learn.optimizers import make_optimizer
 from iris_cli.learn.visits import Visits

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from iris_cli.config import nearest
 from iris_cli.errors import DAMAGE, ConfigError, IrisError
+from iris_cli.files import write_atomically
 from iris_cli.loggers.records import Counters, Logger, Origin, records_of
 from iris_cli.metrics import read_metrics
 
@@ -105,7 +106,5 @@ def _read_position(path: Path) -> tuple[int, Counters]:
 
 
 def _write_position(path: Path, end: int, counters: Counters) -> None:
-    draft = path.with_suffix(".partial")
     content: Mapping[str, int] = {"bytes": end, "lines": counters.lines, "steps": counters.steps}
-    draft.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_atomically(path, json.dumps(content) + "\n")

@@ -22,6 +22,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from iris_cli.errors import DAMAGE, DatasetError, ShapeError
+from iris_cli.files import flush
 from iris_cli.object_store import (
     Location,
     StoreURL,
@@ -58,7 +59,6 @@ from iris_cli.replay.fields import (
     tokens_field,
 )
 from iris_cli.replay.finding import Finding
-from iris_cli.replay.flush import flush
 from iris_cli.replay.lock import take_lock
 from iris_cli.replay.settled import SettledStore, settled
 
@@ -659,6 +659,8 @@ class Dataset:
             return patiently(lambda: np.asarray(array[start:stop]), self.path)
         except _DAMAGE as error:
             raise self._damaged(name, f"has unreadable chunks: {error}") from None
+        except MemoryError:  # a chunk of a few bytes may say that it unpacks to any size
+            raise self._damaged(name, "has a chunk that takes more memory than there is") from None
 
     def _at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """What some calls give; those that wait for an object store wait together."""

@@ -20,6 +20,7 @@ from iris_cli.agents import presets_for
 from iris_cli.config import nearest
 from iris_cli.device import choose_device, fast_matmul
 from iris_cli.errors import ConfigError
+from iris_cli.files import write_atomically
 from iris_cli.learn.work import peaks
 from iris_cli.machine import commit, processor
 from iris_cli.report import Report, Section
@@ -164,7 +165,7 @@ def save(result: dict[str, Any], path: Path) -> Path:
         agent = "" if result["agent"] == "iris" else f"{result['agent']}-"
         path = path / f"{result['date']}-{'-'.join(words).lower()}-{agent}{result['preset']}{kind}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_atomically(path, json.dumps(result, indent=1) + "\n")
     return path
 
 

@@ -12,6 +12,7 @@ from iris_cli.config import convert, parse_assignments, to_mapping, updated
 from iris_cli.device import choose_device
 from iris_cli.envs.spec import training_spec
 from iris_cli.errors import CheckpointError, ConfigError
+from iris_cli.files import replacing
 from iris_cli.nn.lpips import load_lpips
 from iris_cli.object_store import Location
 from iris_cli.open_run import actions_of, seen_by
@@ -103,14 +104,11 @@ def export_checkpoint(run: Run, target: Path) -> Report:
     else:
         content = published.to_published(run.agent)
     entries = len(content.get("state_dict", content))
-    draft = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, draft)
-        draft.replace(target)
+        with replacing(target) as draft:
+            torch.save(content, draft)
     except (OSError, RuntimeError) as error:
-        if draft.is_file():
-            draft.unlink()
         raise CheckpointError(f"the file cannot be written ({error})", where=target) from None
     return Report(stage="export-checkpoint", figures={"entries": entries} | figures, files={"checkpoint": target})
 

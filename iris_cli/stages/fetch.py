@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from iris_cli.errors import CheckpointError
+from iris_cli.files import replacing
 from iris_cli.nn.lpips import load_lpips
 
 Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all where known
@@ -91,12 +92,8 @@ def fetch_lpips(
 def _write(out: Path, sources: list[Path]) -> Path:
     weights = load_lpips(*sources).state_dict()
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    try:
-        save_file(weights, partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(out) as draft:
+        save_file(weights, draft)
     return out
 
 

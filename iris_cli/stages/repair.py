@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from iris_cli.card import read_card
-from iris_cli.checkpoints import write_atomically
 from iris_cli.digests import is_whole
 from iris_cli.errors import IrisError, RunError
+from iris_cli.files import write_atomically
 from iris_cli.latest import latest_checkpoint, newest_whole
 from iris_cli.object_store import Location, StoreURL
 from iris_cli.replay.dataset import Dataset

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from iris_cli import console
 from iris_cli.aliases import named
-from iris_cli.checkpoints import write_atomically
 from iris_cli.errors import ConfigError, IrisError
+from iris_cli.files import write_atomically
 from iris_cli.html_report.page import document
 from iris_cli.object_store import Location
 from iris_cli.report import Report

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from iris_cli.files import write_atomically
 from iris_cli.run import Run
 from iris_cli.version import VERSION
 
@@ -26,9 +27,7 @@ def write_report(run: Run, stage: str, name: str | None, content: dict[str, Any]
         StoreError: if the run lives in an object store, and that does not take it.
     """
     path = _path(run, stage, name)
-    draft = path.with_suffix(".partial")
-    draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     run.publish()
     return path
 

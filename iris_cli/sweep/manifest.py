@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from iris_cli.checkpoints import write_atomically
 from iris_cli.config import dump_yaml, load_yaml, nearest, to_mapping
 from iris_cli.errors import ConfigError, RunError
+from iris_cli.files import write_atomically
 from iris_cli.object_store import Location, located
 from iris_cli.pipeline import check
 from iris_cli.plan import Plan, make_plan

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import iris_cli
-from iris_cli.checkpoints import write_atomically
 from iris_cli.errors import ConfigError
+from iris_cli.files import write_atomically
 from iris_cli.sweep.manifest import Entry, Sweep
 from iris_cli.sweep.process import fixing
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from iris_cli.checkpoints import write_atomically
 from iris_cli.errors import RunError
+from iris_cli.files import write_atomically
 from iris_cli.sweep.manifest import Entry, Sweep
 
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"

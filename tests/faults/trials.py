@@ -515,6 +515,22 @@ def untokenized(zygote: Zygote, place: Path) -> None:
     trained(zygote, place)
     command = ("train-tokenizer", "data/game.zarr", "--run", "runs/game", "--updates", "2")
     finish(zygote, place, *command, settings=NEVER)
+    (place / "runs" / "game" / "goal.json").write_text(json.dumps(state_of(place)["invocations"]["tokenize"] + 1))
+
+
+TOKENIZE = ("tokenize", "data/game.zarr", "--run", "runs/game")
+
+
+def rest_of_tokenizing(place: Path) -> tuple[str, ...] | None:
+    """The same again, unless it came to its end."""
+    state, goal = state_of(place), json.loads((place / "runs" / "game" / "goal.json").read_text())
+    return None if state["invocations"]["tokenize"] >= goal and state["progress"] is None else TOKENIZE
+
+
+def state_of(place: Path) -> dict[str, Any]:
+    """What the last checkpoint says."""
+    checkpoints = place / "runs" / "game" / "checkpoints"
+    return json.loads((checkpoints / (checkpoints / "latest").read_text().strip() / "state.json").read_text())
 
 
 STEPS = 160
@@ -531,11 +547,9 @@ def rest_of_training(stage: str, updates: int) -> Callable[[Path], tuple[str, ..
     """The same again, unless it came to its end."""
 
     def rest(place: Path) -> tuple[str, ...] | None:
-        run = place / "runs" / "game"
-        states = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip() / "state.json"
         component = stage.removeprefix("train-").replace("-", "_")
-        done = json.loads(states.read_text())
-        goal = json.loads((run / "goal.json").read_text())[component] + updates
+        done = state_of(place)
+        goal = json.loads((place / "runs" / "game" / "goal.json").read_text())[component] + updates
         over = done["updates"][component] >= goal and done["progress"] is None
         return None if over else (stage, "data/game.zarr", "--run", "runs/game", "--updates", str(updates))
 
@@ -545,9 +559,7 @@ def rest_of_training(stage: str, updates: int) -> Callable[[Path], tuple[str, ..
 def with_goal(zygote: Zygote, place: Path) -> None:
     """Make a trained place that knows how much it has been trained."""
     trained(zygote, place)
-    run = place / "runs" / "game"
-    state = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip() / "state.json"
-    (run / "goal.json").write_text(json.dumps(json.loads(state.read_text())["updates"]))
+    (place / "runs" / "game" / "goal.json").write_text(json.dumps(state_of(place)["updates"]))
 
 
 def rest_of_evaluation(place: Path) -> tuple[str, ...] | None:
@@ -573,7 +585,7 @@ SCENARIOS = {
             lambda zygote, place: None, collected, rest_of_collection,
         ),
         training("train-tokenizer", 15),
-        Scenario("tokenize", ("tokenize", "data/game.zarr", "--run", "runs/game"), untokenized, outcome),
+        Scenario("tokenize", TOKENIZE, untokenized, outcome, rest_of_tokenizing),
         training("train-dynamics", 15),
         training("train-actor-critic", 8),
         Scenario("evaluate", EVALUATE, trained, reports, rest_of_evaluation),

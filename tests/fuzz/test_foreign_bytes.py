@@ -156,6 +156,14 @@ FOUND = {
         "dataset-array",
         changed("chunk_grid", "configuration", "chunk_shape", to=[0, 64, 64, 3]),
     ),
+    "dataset-chunk: a few bytes that pose as gigabytes": (
+        "dataset-chunk",
+        other(bytes.fromhex("28b52ffda4000002f78500003008001000140003500200ebff190f0179561cc3")),
+    ),
+    "dataset-episodes: chunks of no shape": (
+        "dataset-episodes",
+        changed("chunk_grid", "configuration", "chunk_shape", to=False),
+    ),
     "dataset-episodes: a shape beyond numbers": ("dataset-episodes", changed("shape", to=[10**30])),
     "npz: a header of words without end": ("npz", npz_header(b"{'descr': '''" + b" " * 105)),
     "published-checkpoint: a small storage that poses as a huge tensor": (
