@@ -123,9 +123,12 @@ class Keyboard:
         return self.idle if best is None else self._of_parts[best]
 
     def _advice(self, word: str) -> str:
-        known = sorted({*(meaning.lower() for meaning in self.meanings), *(part.lower() for part in self._known)})
+        turned = {key for key, part in self._turned.items() if part in self._known}
+        known = sorted({"noop", *(name.lower() for name in (*self.meanings, *self._known, *turned))})
         near = difflib.get_close_matches(word.lower(), [*known, AGENT, STORED], n=1, cutoff=0.6)
-        return f"Did you mean {near[0]}?" if near else f"It knows {', '.join(known)}, joined by +, and noop."
+        if near:
+            return f"Did you mean {near[0]}?"
+        return f"It knows {', '.join(known)}, which can be joined by +; {AGENT} lets the agent act."
 
 
 @dataclass(frozen=True)

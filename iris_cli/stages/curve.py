@@ -18,7 +18,7 @@ from iris_cli.envs.spec import EnvSpec
 from iris_cli.errors import DAMAGE, ConfigError, RunError
 from iris_cli.evaluations import TIME, evaluations
 from iris_cli.learn.scores import RANDOM_AND_HUMAN
-from iris_cli.metrics import Line, read_metrics
+from iris_cli.metrics import Line, is_number, read_metrics
 from iris_cli.object_store import Location
 from iris_cli.report import Report
 from iris_cli.working_copy import at_hand
@@ -106,16 +106,16 @@ def points_in(lines: Iterable[Line], run: Path) -> list[Point]:
             if line.get("event") != "stage":
                 continue
             if line["stage"] == "collect":
-                steps = line["figures"]["steps_in_all"]
+                steps = int(_number(line["figures"]["steps_in_all"]))
             if line["stage"] == "evaluate":
                 name = line["phase"] if line["round"] is None else f"round-{line['round']:04d}"
                 points.append(
                     Point(
-                        steps=steps, minutes=seconds / 60, score=line["figures"]["mean_score"],
+                        steps=steps, minutes=seconds / 60, score=_number(line["figures"]["mean_score"]),
                         standard_error=_standard_error(run / "reports" / f"evaluate-{name}.json"),
                     )
                 )  # fmt: skip
-            seconds += line["seconds"]
+            seconds += _number(line["seconds"])
     except DAMAGE as error:
         raise RunError(f"the metrics cannot be read ({error})", where=run / "metrics.jsonl") from None
     return points
@@ -139,6 +139,12 @@ def _from_reports(run: Path) -> list[Point]:
         )
         for report in evaluations(run)
     ]  # fmt: skip
+
+
+def _number(value: object) -> int | float:
+    if not is_number(value):
+        raise ValueError(f"{value!r:.40} is no number")
+    return value
 
 
 def _standard_error(path: Path) -> float | None:

@@ -5,6 +5,7 @@ What was found in this way stands below the rest, with the input that showed it.
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,11 @@ def saved(content: object) -> Callable[[bytes], bytes]:
     return other(buffer.getvalue())
 
 
+def in_metrics(name: str, value: str) -> Callable[[bytes], bytes]:
+    """metrics.jsonl with something else where a figure of each stage stood."""
+    return lambda data: re.sub(rf'"{name}": [-0-9.]+'.encode(), f'"{name}": {value}'.encode(), data)
+
+
 DEEP = b"[" * 100_000
 FOUND = {
     "yaml: a number without digits": ("yaml", other(b'a: !!int ""')),
@@ -165,6 +171,9 @@ FOUND = {
         changed("chunk_grid", "configuration", "chunk_shape", to=False),
     ),
     "dataset-episodes: a shape beyond numbers": ("dataset-episodes", changed("shape", to=[10**30])),
+    "metrics: a score of letters": ("metrics", in_metrics("mean_score", '"a"')),
+    "metrics: steps of letters": ("metrics", in_metrics("steps_in_all", '"a"')),
+    "metrics: seconds of letters": ("metrics", in_metrics("seconds", '"a"')),
     "npz: a header of words without end": ("npz", npz_header(b"{'descr': '''" + b" " * 105)),
     "published-checkpoint: a small storage that poses as a huge tensor": (
         "published-checkpoint",
