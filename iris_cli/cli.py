@@ -204,6 +204,24 @@ def run_option(command: F) -> F:
     return click.option("--run", type=RUN, help="Run directory.  [default: the newest]")(command)
 
 
+def run_argument(command: F) -> F:
+    """RUN, or --run as above, for whatever works on one run and takes nothing else."""
+
+    def note(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+        ctx.meta["run"] = value
+
+    def either(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+        if value is not None and ctx.meta["run"] is not None:
+            raise click.UsageError("Name the run once.")
+        return value or ctx.meta["run"]
+
+    command = click.option("--run", type=RUN, callback=either, help="The same as RUN.  [default: the newest]")(command)
+    argument = click.argument(
+        "named", metavar="[RUN]", type=RUN, required=False, is_eager=True, expose_value=False, callback=note
+    )
+    return argument(command)
+
+
 def trust_option(command: F) -> F:
     """--trust-env, for whatever plays the environment that a run names."""
     return click.option("--trust-env", is_flag=True, help="Run the module of a run's own module:Class game.")(command)
@@ -417,7 +435,7 @@ def train_agent(dataset: Path, updates: int | None, **run: Any) -> None:
 @click.option("--num-envs", type=POSITIVE, help="Games at once.  [default: by processors, at most 25]")
 @click.option("--max-steps", type=POSITIVE, help="Cut episodes, for a quick look.  [default: the published 27,000]")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games and policy draws.")
-@run_option
+@run_argument
 @trust_option
 @device_option
 @profile_option
@@ -443,7 +461,7 @@ def evaluate(run: Path | None, device: str, trust_env: bool, **settings: Any) ->
 @click.option("--dataset", type=DATASET, help="Measure on its first steps instead of on fresh games.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of games, actions and dreams.")
 @click.option("--json", "as_json", is_flag=True, help="The whole report, for other programs.")
-@run_option
+@run_argument
 @trust_option
 @device_option
 @profile_option
@@ -479,7 +497,7 @@ def diagnose(run: Path | None, device: str, as_json: bool, trust_env: bool, **se
 @click.option("--context", type=POSITIVE, default=4, show_default=True, help="Real steps the world model reads first.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the policy.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the starts and of all draws.")
-@run_option
+@run_argument
 @trust_option
 @device_option
 @profile_option
@@ -636,18 +654,19 @@ def start(
 
 
 @sweep.command()
-@click.argument("directory", type=PATH)
+@click.argument("directory", type=PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
-def status(directory: Path, as_json: bool) -> None:
-    """Say how each run of a sweep stands, while it is carried out or after.
+def status(directory: Path | None, as_json: bool) -> None:
+    """Say how each run of a sweep (the newest one if none is named) stands, while it is carried out or after.
 
     \b
     Example: iris sweep status runs/sweeps/atari100k
     """
     from iris_cli import console
     from iris_cli.sweep import drive
+    from iris_cli.sweep.manifest import newest_sweep
 
-    board = drive.status(directory)
+    board = drive.status(directory or newest_sweep())
     if as_json:
         console.facts("sweep", board.facts(), as_json=True)
     else:

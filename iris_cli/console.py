@@ -313,5 +313,5 @@ def _plain(value: object) -> float | int | str:
     if isinstance(value, list | tuple):
         return ", ".join(str(item) for item in value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "-"
+        return ", ".join(f"{key} {number(_plain(item))}" for key, item in value.items()) or "-"
     return "-" if value is None else str(value)

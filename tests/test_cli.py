@@ -177,6 +177,17 @@ def test_without_updates_the_command_says_how_many_and_why(command: Command, wor
     assert "train-tokenizer: 10 updates, one for each of the dataset's 10 steps, as published; about" in result.stdout
 
 
+@pytest.mark.parametrize("named", [("runs/pong",), ("--run", "runs/pong")])
+def test_a_run_may_be_named_with_and_without_its_option(
+    command: Command, workplace: Path, named: tuple[str, ...]
+) -> None:
+    result = command("imagine", *named, "--steps", "2", "--num", "1", "--policy", "dataset", "--render", "o.png")
+
+    assert result.exit_code == 0, result.output
+    assert "the newest" not in result.output
+    assert "Name the run once" in command("imagine", "runs/pong", "--run", "runs/pong").output
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     [

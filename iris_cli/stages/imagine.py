@@ -97,8 +97,8 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
         "dreams": settings.num,
         "steps": settings.steps,
         "policy": settings.policy,
-        "mean_real_reward": float(real) if has_real else "-",
-        "mean_imagined_reward": float(dreamt),
+        "mean_real_return": float(real) if has_real else "-",
+        "mean_imagined_return": float(dreamt),
         "seconds": time.monotonic() - begun,
     }
     files = {"video": path, "trajectories": beside}

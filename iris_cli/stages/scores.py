@@ -101,6 +101,21 @@ def show(facts: Mapping[str, Any]) -> None:
         console.grid("Scores", columns, [_game_row(game, facts["games"][game]) for game in facts["games"]])
         console.say("")
     yours = facts["yours"]
+    if yours or not facts["games"]:
+        _show_published(facts)
+    for report in facts["reports"]:
+        score = report.get("achievement_score")
+        achieved = "" if score is None else f", achievement score {score:.2f} %"
+        console.say(f"{report['run']}: {Path(report['report']).name}, {report['episodes']} episodes{achieved}")
+    if facts["profile"]:
+        console.say(f"profile {facts['profile']}")
+    for warning in facts["warnings"]:
+        console.warn(warning)
+
+
+def _show_published(facts: Mapping[str, Any]) -> None:
+    """The published methods, and yours among them, on your games or on all."""
+    yours = facts["yours"]
     count = yours["games"] if yours else len(RANDOM_AND_HUMAN)
     games = _games_in_words(count)
     rivals = sorted(facts["published_on_your_games"].items(), key=lambda item: -item[1]["iqm"])
@@ -112,20 +127,14 @@ def show(facts: Mapping[str, Any]) -> None:
     if improvement:
         words = f"{improvement['probability']:.2f}{_bounds(improvement['interval'], '.2f')}"
         console.say(f"\nProbability of improvement over {improvement['against']}: {words}")
-    for report in facts["reports"]:
-        score = report.get("achievement_score")
-        achieved = "" if score is None else f", achievement score {score:.2f} %"
-        console.say(f"{report['run']}: {Path(report['report']).name}, {report['episodes']} episodes{achieved}")
-    if facts["profile"]:
-        console.say(f"profile {facts['profile']}")
-    for warning in facts["warnings"]:
-        console.warn(warning)
 
 
 def _final(runs: Sequence[Location], warnings: list[str]) -> list[Evaluation]:
     """The final evaluation of each run that has one that counts."""
     found: list[Evaluation] = []
     for run in runs:
+        if isinstance(run, Path) and any(run.glob("*/sweep.yaml")):
+            continue  # where sweeps lie, beside the runs: runs/* names it too
         if run.exists() and not (run / "run.yaml").exists():
             warnings.append(f"{run} is no run, and is left out")
             continue

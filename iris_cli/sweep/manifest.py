@@ -271,6 +271,18 @@ def is_sweep(directory: Path) -> bool:
     return (directory / "sweep.yaml").exists()
 
 
+def newest_sweep(root: Path = Path("runs/sweeps")) -> Path:
+    """The sweep under `root` that was made last.
+
+    Raises:
+        RunError: if there is none.
+    """
+    made = sorted(root.glob("[!.]*/sweep.yaml"), key=lambda path: path.stat().st_mtime)
+    if not made:
+        raise RunError("there is no sweep yet", where=root, fix="iris sweep FILE makes one.")
+    return made[-1].parent
+
+
 def read_sweep(directory: Path) -> Sweep:
     """The sweep in a folder.
 

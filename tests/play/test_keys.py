@@ -72,7 +72,10 @@ def test_a_script_is_presses_with_comments(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("fier 3", r"the game knows no 'fier'. In {path}:2. Did you mean fire\?"),
-        ("jump", r"the game knows no 'jump'. In {path}:2. It knows fire, left"),
+        (
+            "xyz",
+            r"the game knows no 'xyz'. In {path}:2. It knows down, fire, left, leftfire, noop, right",
+        ),
         ("fire 0", "'0' is no number of steps. In {path}:2"),
         ("fire x", "'x' is no number of steps. In {path}:2"),
         ("fire -3", "'-3' is no number of steps"),

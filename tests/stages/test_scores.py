@@ -151,10 +151,12 @@ def test_what_has_no_report_and_what_is_no_run_are_left_out_aloud(scored: Scored
     bare = scored("bare")
     (bare / "reports" / "evaluate-then.json").unlink()
     Path("runs/notes").mkdir()
+    Path("runs/sweeps/atari").mkdir(parents=True)
+    Path("runs/sweeps/atari/sweep.yaml").touch()  # runs/* names it too, which is no mistake
 
     facts = scores(sorted(Path("runs").iterdir()))
 
-    assert facts["warnings"][:2] == [
+    assert [warning for warning in facts["warnings"] if "is left out" in warning or "sweeps" in warning] == [
         "runs/bare has no evaluation yet, and is left out: iris evaluate --run runs/bare",
         "runs/notes is no run, and is left out",
     ]
@@ -212,6 +214,15 @@ def test_the_command_prints_games_figures_reports_and_warnings(scored: Scored, c
     assert "Probability of improvement over TWM: 0.00" in result.stdout
     assert "runs/boxing-1: evaluate-then.json, 20 episodes" in result.stdout
     assert "20 episodes, not 100" in result.stderr
+
+
+def test_scores_of_other_games_stand_alone(scored: Scored, command: Command) -> None:
+    result = command("scores", scored("a", game="toy_game:Toy", mean=0.9))
+
+    assert result.exit_code == 0
+    assert "toy_game:Toy" in result.stdout
+    assert "Human-normalised" not in result.stdout
+    assert "runs/a: evaluate-then.json" in result.stdout
 
 
 def test_the_command_without_runs_prints_the_published_figures(command: Command) -> None:

@@ -1,5 +1,6 @@
 """What a sweep is made of: games, seeds and settings that fit, a folder that says so, one line where they do not."""
 
+import os
 import shlex
 import socket
 import sys
@@ -226,6 +227,17 @@ def test_every_command_of_a_sweep_has_an_example_that_parses_and_says_what_its_o
         if example.startswith(f"{name} "):
             command.make_context(name, shlex.split(example)[1:]).close()
     assert [option.name for option in command.params if isinstance(option, click.Option) and not option.help] == []
+
+
+def test_status_without_a_folder_is_of_the_newest_sweep(command: Command) -> None:
+    assert "there is no sweep yet" in command("sweep", "status").output
+    for age, name in enumerate(("newer", "older")):
+        write_sweep(replaced := new_sweep(
+            Path("p.yaml"), Path("runs/sweeps") / name, games="Pong", seeds="1", wanted=Wanted(), placement=Placement()
+        ), FILE)  # fmt: skip
+        os.utime(replaced.directory / "sweep.yaml", (1e9 - age, 1e9 - age))
+
+    assert "runs/sweeps/newer" in command("sweep", "status").output
 
 
 def test_a_file_alone_starts_a_sweep(command: Command) -> None:
