@@ -98,7 +98,7 @@ def older(path: Path) -> str:
     """What to do where this checkpoint is damaged."""
     found = newest_whole(path.parent, besides=path)
     if found is None:
-        return "No older one beside it is whole."
+        return "No older one beside it is whole: restore the run from a copy, or make it anew."
     return f"The older one {found.name} is whole; to go back to it: iris repair {path.parent.parent}"
 
 
