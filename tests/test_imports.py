@@ -81,7 +81,7 @@ BESIDES = {
 HOMES = {
     "click": ("cli.py",),
     "rich": ("console.py",),
-    "zarr": ("replay/dataset.py", "replay/settled.py"),
+    "zarr": ("replay/arrays.py", "replay/settled.py"),
     "obstore": ("object_store.py",),
     "gymnasium": ("envs/",),
     "ale_py": ("envs/",),

@@ -1,4 +1,4 @@
-"""A dataset: all steps of one environment, in a Zarr v3 group with a flat time axis. The only file that knows zarr.
+"""A dataset: all steps of one environment, in a Zarr v3 group with a flat time axis (arrays.py).
 
 Layout and commit protocol: data/README.md. One writer (a lock names it), any number of readers. What training needs
 besides (cursors, counts) lives in the run, so that one dataset serves many runs. Nothing that is loaded can run code.
@@ -10,32 +10,16 @@ import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import zarr
-from zarr.codecs import ZstdCodec
 
-from iris_cli.errors import DAMAGE, DatasetError, ShapeError
-from iris_cli.files import flush
-from iris_cli.object_store import (
-    Location,
-    StoreURL,
-    client_of,
-    listing,
-    located,
-    lock_file,
-    look,
-    patiently,
-    put,
-    remove,
-    together,
-)
+from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.object_store import Location, StoreURL, located, lock_file
+from iris_cli.replay.arrays import Arrays
 from iris_cli.replay.attributes import (
     FORMAT_VERSION,
     check_dropping,
@@ -60,12 +44,8 @@ from iris_cli.replay.fields import (
 )
 from iris_cli.replay.finding import Finding
 from iris_cli.replay.lock import take_lock
-from iris_cli.replay.settled import SettledStore, settled
 
 UNFINISHED = {"unfinished": "iris-dataset"}  # attributes of one that is being made in an object store
-_EVERY_CHUNK = {"array.write_empty_chunks": True}  # also one of zeros, so that a missing one is known to be lost
-_DAMAGE = (*DAMAGE, RuntimeError)  # of zarr and its codecs
-_MOST_BEYOND = 1 << 17  # chunks of an array beyond what is committed: more than any killed write or rewind leaves
 
 
 class Dataset:
@@ -73,9 +53,7 @@ class Dataset:
 
     def __init__(self, path: Location, attributes: dict[str, Any], lock: int | None) -> None:
         self.path = path
-        self._store = _store_of(path)
-        self._arrays: dict[str, zarr.Array[Any]] = {}  # of an object store, where opening one is a request
-        self._committed: str | None = None  # tag of the last commit in an object store, by us or seen when opened
+        self._arrays = Arrays(path, are_writable=lock is not None)
         self._attributes = attributes
         self._episodes = Episodes.none()
         self._unlock = None if lock is None else weakref.finalize(self, os.close, lock)
@@ -126,9 +104,7 @@ class Dataset:
             if path.exists():
                 raise FileExistsError("something is there already")
             path.parent.mkdir(parents=True, exist_ok=True)
-            group = zarr.create_group(unfinished, zarr_format=3, attributes=content)
-            for name, field in fields.items():
-                _create_array(group, name, field)
+            Arrays(unfinished, are_writable=True).make(content, fields)
             dataset = cls(path, content, _lock(unfinished))
             unfinished.rename(path)
         except OSError as error:
@@ -143,9 +119,9 @@ class Dataset:
         try:
             if path.exists() and not _is_unfinished(path):
                 raise DatasetError("the dataset cannot be created: something is there already", where=path)
-            patiently(lambda: settled(lambda: _create_group(dataset._store, UNFINISHED, fields)), path)
-            dataset._committed = _tag_of(path)
-            dataset._put_attributes(content)
+            dataset._arrays.make(UNFINISHED, fields)
+            dataset._arrays.note_commit()
+            dataset._arrays.put_attributes(content)
         except BaseException:
             dataset.close()
             raise
@@ -164,14 +140,14 @@ class Dataset:
         dataset = cls(path, attributes, _lock(path) if writable else None)
         try:
             if writable:
-                dataset._committed = _tag_of(path)
+                dataset._arrays.note_commit()
                 dataset._attributes = read_attributes(path)  # what was committed until the lock was free
             dataset._check()
         except BaseException:
             dataset.close()
             raise
         if writable:
-            for litter in list(dataset._litter()):
+            for litter in list(dataset._arrays.litter()):
                 litter.unlink(missing_ok=True)
         return dataset
 
@@ -196,6 +172,7 @@ class Dataset:
 
     def close(self) -> None:
         """Let others write; reading goes on working."""
+        self._arrays.are_writable = False
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
@@ -284,7 +261,7 @@ class Dataset:
         stop = self.num_steps if stop is None else stop
         if not 0 <= start <= stop <= self.num_steps:
             raise ShapeError(f"steps {start} to {stop} of {self.num_steps} were asked for", where=self.path)
-        return self._read(field, self._step_fields[field], start, stop)
+        return self._arrays.read(field, self._step_fields[field], start, stop)
 
     def final_observation(self, episode: int) -> np.ndarray | None:
         """The frame after an episode's last step; None where it was not kept, as in whatever was collected here.
@@ -294,7 +271,7 @@ class Dataset:
         """
         if episode >= self._attributes.get(FINALS, 0):
             return None
-        return self._read(FINALS, finals_field(self.frame_shape), episode, episode + 1)[0]
+        return self._arrays.read(FINALS, finals_field(self.frame_shape), episode, episode + 1)[0]
 
     def scores(self) -> np.ndarray:
         """(finished episodes,) float64, the sum of raw rewards of each. A lost life may have ended it."""
@@ -326,7 +303,7 @@ class Dataset:
             "actions": self.num_actions,
             "action_meanings": list(self._attributes["action_meanings"]),
             "tokens": dict(self._attributes["tokens"]),
-            "size_bytes": _size_of(self.path),
+            "size_bytes": self._arrays.size(),
             "created": self._attributes["created"],
             **self._imported(),
             "format_version": FORMAT_VERSION,
@@ -387,10 +364,10 @@ class Dataset:
         self._check_unfinished(episode_ids)
         start = self.num_steps
         if steps:
-            self._check_unchanged()
+            self._arrays.check_unchanged()
             fields, rows = self._step_fields, {"episode_ends": episodes.ends, "episode_ids": episodes.ids}
-            self._write_all([(name, fields[name], start, values) for name, values in arrays.items()])
-            self._write_all([(name, EPISODE_FIELDS[name], 0, values) for name, values in rows.items()])
+            self._arrays.write_all([(name, fields[name], start, values) for name, values in arrays.items()])
+            self._arrays.write_all([(name, EPISODE_FIELDS[name], 0, values) for name, values in rows.items()])
         writers = self._attributes["writers"]
         counts = {"committed_steps": start + steps, "committed_episodes": len(episodes.ends)}
         if finals is not None and len(finals):
@@ -442,7 +419,7 @@ class Dataset:
         length = self.tokens_length(fingerprint)
         if not length:
             return None
-        return self._read(f"tokens/{fingerprint}", None, 0, length).astype(np.int64)
+        return self._arrays.read(f"tokens/{fingerprint}", None, 0, length).astype(np.int64)
 
     def write_tokens(self, fingerprint: str, start: int, tokens: np.ndarray) -> None:
         """Store the tokens of the next steps and commit them.
@@ -463,15 +440,13 @@ class Dataset:
                 f"tokens {tokens.shape} cannot be stored from step {start}: {length} are there, of {self.num_steps}"
             )
         name, field = f"tokens/{fingerprint}", tokens_field(tokens.shape[1])
-        self._check_writable()
+        self._arrays.check_writable()
         if not fingerprint.isalnum():
             raise ShapeError(f"a fingerprint is letters and digits, not {fingerprint!r}")
-        self._check_unchanged()
+        self._arrays.check_unchanged()
         if not length:
-            self._arrays.pop(name, None)
-            # In place of what a killed write left.
-            patiently(lambda: settled(lambda: _create_array(self._group(), name, field, overwrite=True)), self.path)
-        self._write(name, field, start, tokens)
+            self._arrays.make_anew(name, field)
+        self._arrays.write(name, field, start, tokens)
         self._commit({"tokens": {**self._attributes["tokens"], fingerprint: start + len(tokens)}})
 
     # Looking for damage, and mending what can be mended
@@ -484,7 +459,8 @@ class Dataset:
             DatasetError: if it is no dataset of ours, or its attributes are damaged: then nothing else is known.
         """
         path = located(path)
-        dataset, files = cls(path, read_attributes(path), None), _files_of(path)
+        dataset = cls(path, read_attributes(path), None)
+        files = dataset._arrays.files()
         words = f"{dataset.num_steps:,} steps committed"
         found = [Finding("attributes", words), *(dataset._examined(*part, files) for part in dataset._parts())]
         if not any(finding.is_wrong for finding in found):
@@ -515,7 +491,7 @@ class Dataset:
         """
         path = located(path)
         with cls(path, read_attributes(path), None if dry_run else _lock(path)) as dataset:
-            dataset._committed = _tag_of(path)
+            dataset._arrays.note_commit()
             dataset._attributes = read_attributes(path)
             wrong = [finding for finding in cls.examine(path) if finding.is_wrong]
             lost = [finding for finding in wrong if not finding.part.startswith("tokens/")]
@@ -534,13 +510,13 @@ class Dataset:
         """One array, every chunk of it read."""
         bad = []
         try:
-            self._check_array(name, field, length, files(name))
-            size = self._array(name, field).chunks[0]
+            self._arrays.check(name, field, length, files(name))
+            size = self._arrays.chunk(name, field)
         except DatasetError as error:
             return Finding(name, error.what.removeprefix("the dataset is damaged: "), is_wrong=True)
         for start in range(0, length, size):
             try:
-                values = self._read(name, field, start, min(start + size, length))
+                values = self._arrays.read(name, field, start, min(start + size, length))
                 if name == "actions" and not 0 <= values.min() <= values.max() < self.num_actions:
                     bad.append(start)
             except DatasetError:
@@ -555,31 +531,25 @@ class Dataset:
         left = []
         for name, field, length in self._parts():
             with suppress(DatasetError):  # examine tells of that
-                beyond = self._array(name, field).shape[0] - length
+                beyond = self._arrays.length(name, field) - length
                 if beyond > 0:
                     left.append((name, f"{beyond:,} beyond the {length:,} that are committed"))
-        names = _names_of_tokens(self.path)
+        names = self._arrays.names_below("tokens")
         left += [(f"tokens/{n}", "tokens never committed") for n in names if n not in self._attributes["tokens"]]
-        return left + [(str(file.relative_to(str(self.path))), "half a file") for file in sorted(self._litter())]
-
-    def _litter(self) -> Iterator[Path]:
-        """Files of writes that were killed; there are none among objects."""
-        return self.path.rglob("*.partial") if isinstance(self.path, Path) else iter(())
+        return left + [(str(file.relative_to(str(self.path))), "half a file") for file in sorted(self._arrays.litter())]
 
     def _mend(self, damaged_tokens: set[str]) -> None:
         """Commit that damaged tokens are gone; then cut and remove whatever is not committed."""
         tokens = {name: length for name, length in self._attributes["tokens"].items() if name not in damaged_tokens}
         if damaged_tokens:
             self._commit({"tokens": tokens})
-        for file in list(self._litter()):
+        for file in list(self._arrays.litter()):
             file.unlink()
         for part, _ in self._left():
             if part.startswith("tokens/") and part.removeprefix("tokens/") not in tokens:
-                _remove_folder(self.path / part)
+                self._arrays.remove(part)
         for name, field, length in self._parts():
-            array = self._array(name, field)
-            if array.shape[0] > length:
-                settled(partial(array.resize, (length, *array.shape[1:])))
+            self._arrays.cut(name, field, length)
 
     # Private
 
@@ -596,10 +566,7 @@ class Dataset:
 
     def _check(self) -> None:
         """Read the episodes, and check that all that is committed has its files; frames are read when asked for."""
-        parts, files = self._parts(), _files_of(self.path)
-        self._at_once([partial(self._array, name, field) for name, field, _ in parts])
-        for name, field, length in parts:
-            self._check_array(name, field, length, files(name))
+        self._arrays.check_all(self._parts())
         self._read_episodes()
 
     def _parts(self) -> list[tuple[str, Field | None, int]]:
@@ -615,125 +582,26 @@ class Dataset:
 
     def _read_episodes(self) -> None:
         pieces = self._attributes["committed_episodes"]
-        ends, ids = self._at_once(
-            [partial(self._read, name, field, 0, pieces) for name, field in EPISODE_FIELDS.items()]
-        )
+        ends, ids = self._arrays.read_all(EPISODE_FIELDS, pieces)
         # A kill while the last piece was made longer leaves its later end.
         self._episodes = Episodes(np.minimum(ends, self.num_steps), ids)
         if not self._episodes.cover(self.num_steps):
-            raise self._damaged("episode_ends or episode_ids", "do not cover the steps")
-
-    def _check_array(self, name: str, field: Field | None, length: int, files: set[str]) -> None:
-        array = self._array(name, field)
-        if not length <= array.shape[0] <= length + _MOST_BEYOND * array.chunks[0]:
-            raise self._damaged(name, f"has {array.shape[0]} of {length}")
-        # zarr reads a missing chunk as zeros
-        missing = [number for number, chunk in enumerate(_chunks(array, 0, length)) if chunk not in files]
-        if missing:
-            raise self._damaged(name, f"lacks {len(missing)} chunks, the first is {missing[0]}")
-
-    def _array(
-        self, name: str, field: Field | None
-    ) -> "zarr.Array[Any]":  # the oldest zarr that we allow has no such type at run time
-        if name in self._arrays:
-            return self._arrays[name]
-        mode: Any = "r" if self._unlock is None else "r+"
-        try:
-            with zarr.config.set(_EVERY_CHUNK):
-                array = patiently(lambda: zarr.open_array(self._store, path=name, mode=mode, zarr_format=3), self.path)
-        except _DAMAGE as error:
-            raise self._damaged(name, f"cannot be opened: {error}") from None
-        if 0 in array.chunks:
-            raise self._damaged(name, f"has chunks of shape {array.chunks}")
-        if field is not None and (array.dtype != field.dtype or array.shape[1:] != field.item_shape):
-            raise self._damaged(name, f"has dtype {array.dtype} and shape {array.shape}")
-        if field is None and (array.dtype != "uint16" or array.ndim != 2):
-            raise self._damaged(name, f"has dtype {array.dtype} and shape {array.shape}")
-        if isinstance(self.path, StoreURL):
-            self._arrays[name] = array
-        return array
-
-    def _read(self, name: str, field: Field | None, start: int, stop: int) -> np.ndarray:
-        array = self._array(name, field)
-        try:
-            return patiently(lambda: np.asarray(array[start:stop]), self.path)
-        except _DAMAGE as error:
-            raise self._damaged(name, f"has unreadable chunks: {error}") from None
-        except MemoryError:  # a chunk of a few bytes may say that it unpacks to any size
-            raise self._damaged(name, "has a chunk that takes more memory than there is") from None
-
-    def _at_once(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        """What some calls give; those that wait for an object store wait together."""
-        if isinstance(self.path, Path):
-            return [call() for call in calls]
-        with zarr.config.set(_EVERY_CHUNK):  # once around all threads: each puts back what it found
-            return together(calls, self.path)
-
-    def _write_all(self, writes: Sequence[tuple[str, Field, int, np.ndarray]]) -> None:
-        self._check_writable()
-        self._at_once([partial(self._array, name, field) for name, field, *_ in writes])
-        self._at_once([partial(self._write, *write) for write in writes])
-
-    def _write(self, name: str, field: Field, start: int, values: np.ndarray) -> None:
-        """Put values at `start`, and cut what lies after them: leftovers of a killed write or a rewind."""
-        self._check_writable()
-        array = self._array(name, field)
-
-        def write() -> None:
-            array.resize((start + len(values), *field.item_shape))
-            array[start:] = np.asarray(values, dtype=field.dtype)
-            if isinstance(self.path, Path):
-                flush(self.path / name / "zarr.json")
-                for chunk in _chunks(array, start, start + len(values)):
-                    flush(self.path / name / chunk)
-                flush(self.path / name)
-
-        try:
-            patiently(lambda: settled(write), self.path)
-        except _DAMAGE as error:
-            raise DatasetError(f"the array {name} cannot be written: {error}", where=self.path) from None
+            raise self._arrays.damaged("episode_ends or episode_ids", "do not cover the steps")
 
     def _write_finals(self, finals: np.ndarray, episodes: int) -> int:
         """Put the next final frames behind those that are there; how many there are then, of so many episodes."""
         before = self._attributes.get(FINALS)
         if before is None or finals.shape[1:] != self.frame_shape or before + len(finals) > episodes:
             raise ShapeError(f"final observations {finals.shape} do not fit {before} of {episodes} episodes")
-        self._write(FINALS, finals_field(self.frame_shape), before, finals)
+        self._arrays.write(FINALS, finals_field(self.frame_shape), before, finals)
         return before + len(finals)
 
     def _commit(self, changes: dict[str, Any]) -> None:
-        """Make it count: all attributes are one file, which zarr replaces by a rename, or one object."""
-        self._check_writable()
+        """Make it count: all attributes are replaced at once."""
+        self._arrays.check_writable()
         attributes = sealed(self._attributes | changes)
-        try:
-            self._put_attributes(attributes)
-        except _DAMAGE as error:
-            raise DatasetError(f"the attributes cannot be written: {error}", where=self.path) from None
+        self._arrays.put_attributes(attributes)
         self._attributes = attributes
-
-    def _put_attributes(self, attributes: dict[str, Any]) -> None:
-        if isinstance(self.path, StoreURL):  # only in place of what we know, so that of two writers one is stopped
-            content = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=2)
-            self._committed = put(self.path / "zarr.json", content.encode(), replacing=self._committed)
-        else:
-            self._group().update_attributes(attributes)
-            flush(self.path / "zarr.json")
-            flush(self.path)
-
-    def _group(self) -> zarr.Group:
-        return zarr.open_group(self._store, mode="r+", zarr_format=3, use_consolidated=False)
-
-    def _check_unchanged(self) -> None:
-        """Refuse to write data where another machine has committed something since, whose lock is not seen here."""
-        if isinstance(self.path, StoreURL) and self._unlock is not None and _tag_of(self.path) != self._committed:
-            raise DatasetError(
-                "somebody else has written to the dataset since it was opened", where=self.path,
-                fix="Let one process at a time write to it.",
-            )  # fmt: skip
-
-    def _check_writable(self) -> None:
-        if self._unlock is None:
-            raise DatasetError("the dataset is not open for writing", where=self.path)
 
     def _check_unfinished(self, episodes: Sequence[int]) -> None:
         """Refuse to go on with an episode that is over."""
@@ -745,27 +613,11 @@ class Dataset:
         """(steps from `start` on,) bool, whether the step ended its episode."""
         return self.read("terminations", start) | self.read("truncations", start)
 
-    def _damaged(self, name: str, how: str) -> DatasetError:
-        return DatasetError(
-            f"the dataset is damaged: {name} {how}", where=self.path, fix="Restore it from a copy, or collect it anew."
-        )
-
 
 def _lock(path: Location) -> int:
     # Inside an array, where listing a group's members does not stumble over it.
     file = lock_file(path) if isinstance(path, StoreURL) else path / "actions" / ".lock"
     return take_lock(file, what="dataset", where=path, error=DatasetError)
-
-
-def _store_of(path: Location) -> Any:
-    """What zarr knows the place by."""
-    return SettledStore(client_of(path)) if isinstance(path, StoreURL) else path
-
-
-def _tag_of(path: Location) -> str | None:
-    """Of the last commit; None on disk, where locks suffice."""
-    stored = look(path / "zarr.json") if isinstance(path, StoreURL) else None
-    return None if stored is None else stored.tag
 
 
 def _is_unfinished(path: StoreURL) -> bool:
@@ -774,58 +626,3 @@ def _is_unfinished(path: StoreURL) -> bool:
         return json.loads((path / "zarr.json").read_bytes())["attributes"] == UNFINISHED
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-
-
-def _files_of(path: Location) -> Callable[[str], set[str]]:
-    """From an array to the names of its files; one request for all where they are objects."""
-    if isinstance(path, Path):
-        return lambda name: set(os.listdir(path / name))
-    stored = [name.rpartition("/") for name in listing(path)]
-    return lambda name: {file for folder, _, file in stored if folder == name}
-
-
-def _names_of_tokens(path: Location) -> list[str]:
-    """Of the folders below `tokens`."""
-    folder = path / "tokens"
-    if isinstance(folder, StoreURL):
-        return sorted({name.split("/")[0] for name in listing(folder) if "/" in name})
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def _remove_folder(path: Location) -> None:
-    if isinstance(path, StoreURL):
-        remove(path / name for name in listing(path))
-    else:
-        shutil.rmtree(path)
-
-
-def _size_of(path: Location) -> int:
-    """Bytes of all files or objects."""
-    if isinstance(path, StoreURL):
-        return sum(one.size for one in listing(path).values())
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _create_group(store: Any, attributes: dict[str, Any], fields: Mapping[str, Field]) -> None:
-    group = zarr.create_group(store, zarr_format=3, attributes=attributes, overwrite=True)
-    for name, field in fields.items():
-        _create_array(group, name, field)
-
-
-def _chunks(array: zarr.Array[Any], start: int, stop: int) -> list[str]:
-    """The names of the files that items start..stop of an array lie in."""
-    size, suffix = array.chunks[0], ".0" * (array.ndim - 1)
-    return [f"c.{number}{suffix}" for number in range(start // size, -(-stop // size))]
-
-
-def _create_array(group: zarr.Group, name: str, field: Field, *, overwrite: bool = False) -> None:
-    group.create_array(
-        name,
-        shape=(0, *field.item_shape),
-        chunks=(field.chunk, *field.item_shape),
-        dtype=field.dtype,
-        compressors=ZstdCodec(level=1, checksum=True),
-        chunk_key_encoding={"name": "default", "separator": "."},  # all chunks in one folder
-        fill_value=False if field.dtype == "bool" else 0,
-        overwrite=overwrite,
-    )

@@ -167,7 +167,7 @@ def test_nobody_repairs_what_another_writes(path: Path) -> None:
 def test_what_is_committed_is_on_the_disk_before_it_counts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file that an append changed was flushed, all others before the attributes."""
     flushed: list[str] = []
-    monkeypatch.setattr("iris_cli.replay.dataset.flush", lambda file: flushed.append(str(Path(file).relative_to(path))))
+    monkeypatch.setattr("iris_cli.replay.arrays.flush", lambda file: flushed.append(str(Path(file).relative_to(path))))
     before = contents(path)
     with Dataset.open(path, writable=True) as dataset:
         append(dataset, 90, extends=True)
