@@ -8,7 +8,7 @@
 
 import errno
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -123,7 +123,9 @@ def in_colour(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return frames if frames.shape[-1] == 3 else frames[..., -1:].repeat(3, -1)
 
 
-def write_media(frames: NDArray[np.uint8], path: Path, *, fps: float = 15) -> Path:
+def write_media(
+    frames: NDArray[np.uint8], path: Path, *, fps: float = 15, beside: tuple[Path, str] | None = None
+) -> Path:
     """Write frames as .mp4 (H.264), .gif (endless) or .png (up to ten frames, evenly spaced in time, in one picture).
 
     The file appears under its name only once it is whole. Missing directories above it are made.
@@ -131,6 +133,7 @@ def write_media(frames: NDArray[np.uint8], path: Path, *, fps: float = 15) -> Pa
     Args:
         frames: (T, height, width, 3) uint8.
         fps: frames per second; a gif rounds its delays to 1/100 s. Means nothing for a png.
+        beside: a text file that appears together with it, and its text.
 
     Returns:
         `path`.
@@ -146,7 +149,10 @@ def write_media(frames: NDArray[np.uint8], path: Path, *, fps: float = 15) -> Pa
     write = media_writer(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as draft:
+        with ExitStack() as drafts:
+            if beside is not None:
+                drafts.enter_context(replacing(beside[0])).write_text(beside[1], encoding="utf-8")
+            draft = drafts.enter_context(replacing(path))
             draft.touch()  # fails here with the system's own words, not in ffmpeg with a page of them
             write(frames, draft, fps)
             if path.suffix.lower() == ".mp4" and _count_frames(draft) != len(frames):

@@ -21,7 +21,6 @@ from torch import Tensor
 from iris_cli import console, interrupts
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, Interrupted, RunError
-from iris_cli.files import replacing
 from iris_cli.learn.acting import Actor
 from iris_cli.nn.sampling import sample
 from iris_cli.render import Column, Film, compose, in_colour, media_writer, write_media
@@ -87,10 +86,8 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
                 raise Interrupted("imagine stopped; nothing was written.")
     path = path or settings.render
     beside = path.with_suffix(".json")
-    with replacing(beside) as draft:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps({"dreams": [_trajectories(film) for film in films]}, indent=1) + "\n")
-        write_media(compose(films), path, fps=settings.fps)
+    dreams = {"dreams": [_trajectories(film) for film in films]}
+    write_media(compose(films), path, fps=settings.fps, beside=(beside, json.dumps(dreams, indent=1) + "\n"))
     real, dreamt = (np.mean([_total(film.columns[index]) for film in films]) for index in (0, 2))
     has_real = settings.policy == "dataset" or not _has_no_game(run)
     figures: dict[str, float | int | str] = {
