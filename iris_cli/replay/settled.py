@@ -46,7 +46,7 @@ class _Write:
 _WRITE: ContextVar[_Write | None] = ContextVar("write", default=None)  # zarr's tasks inherit it from who calls zarr
 
 
-class SettledStore(ObjectStore[Any]):
+class SettledStore(ObjectStore):  # type: ignore[type-arg]  # the oldest zarr that we allow knows no arguments
     """An object store whose changes `settled` waits for."""
 
     async def set(self, key: str, value: Any) -> None:
