@@ -8,7 +8,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zarr.storage import ObjectStore
 
@@ -46,7 +46,13 @@ class _Write:
 _WRITE: ContextVar[_Write | None] = ContextVar("write", default=None)  # zarr's tasks inherit it from who calls zarr
 
 
-class SettledStore(ObjectStore):  # type: ignore[type-arg]  # the oldest zarr that we allow knows no arguments
+if TYPE_CHECKING:
+    _Store = ObjectStore[Any]
+else:  # the oldest zarr that we allow has a store without arguments
+    _Store = ObjectStore
+
+
+class SettledStore(_Store):
     """An object store whose changes `settled` waits for."""
 
     async def set(self, key: str, value: Any) -> None:
