@@ -191,13 +191,12 @@ def _updated(config: T, changes: Mapping[str, Any], where: Where, presets: Mappi
         raise ConfigError(f"{section} takes settings like {{name: value}}, not {shown(changes)}", where=where(*path))
     fields = _fields(type(config))
     if "preset" in changes and section in presets:
-        known = presets[section]
-        if changes["preset"] not in known:
+        known, name = presets[section], changes["preset"]
+        if not isinstance(name, str) or name not in known:
             raise ConfigError(
-                f"'{changes['preset']}' is no preset of {section}", where=where(*path, "preset"),
-                fix=nearest(changes["preset"], known),
-            )  # fmt: skip
-        config = known[changes["preset"]]
+                f"{shown(name)} is no preset of {section}", where=where(*path, "preset"), fix=nearest(str(name), known)
+            )
+        config = known[name]
     values = {}
     for key, value in changes.items():
         here = (*path, key)

@@ -171,6 +171,11 @@ FOUND = {
         changed("chunk_grid", "configuration", "chunk_shape", to=False),
     ),
     "dataset-episodes: a shape beyond numbers": ("dataset-episodes", changed("shape", to=[10**30])),
+    "set-options: a preset of a preset": ("set-options", other(b"tokenizer.preset.preset=light")),
+    "pipeline: a preset that is a mapping": (
+        "pipeline",
+        other(b"preset: tiny\ngame: Pong\nrun: x\nsettings: {tokenizer: {preset: {a: 1}}}\nfirst: [tokenize]\n"),
+    ),
     "metrics: a score of letters": ("metrics", in_metrics("mean_score", '"a"')),
     "metrics: steps of letters": ("metrics", in_metrics("steps_in_all", '"a"')),
     "metrics: seconds of letters": ("metrics", in_metrics("seconds", '"a"')),
