@@ -38,7 +38,7 @@ from iris_cli.checkpoints import Checkpoint, read_checkpoint, sizes_in, write_ch
 from iris_cli.config import dump_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.envs.vector import VectorEnv
-from iris_cli.errors import ConfigError, RunError, StoreError, TrainingError
+from iris_cli.errors import ConfigError, DatasetError, RunError, StoreError, TrainingError
 from iris_cli.files import write_atomically
 from iris_cli.latest import check_state, latest_checkpoint
 from iris_cli.learn.optimizers import make_optimizer
@@ -355,9 +355,16 @@ class Run:
 
     def withdraw(self) -> None:
         """Take the directory away if it was made just now and nothing was learned or collected: a false start."""
-        kept = (self.directory / "failures").exists()
+        kept = (self.directory / "failures").exists() or self._has_written()
         if self._is_new and not kept and not any(self.updates.values()) and not self.collected["steps"]:
             self.remove()
+
+    def _has_written(self) -> bool:
+        """Whether the dataset holds steps of this run, which a collection that failed left, and no other may drop."""
+        try:
+            return any(entry["who"] == self.writer for entry in self.dataset().attributes["writers"])
+        except DatasetError:
+            return False
 
     def remove(self) -> None:
         """Take the directory away, and what the object store has of it if that answers."""

@@ -170,6 +170,29 @@ def test_a_crash_in_any_stage_loses_nothing_that_was_saved(write: Write, monkeyp
     assert data[0].attributes["collector"] == data[1].attributes["collector"]
 
 
+def test_a_first_collection_that_fails_midway_leaves_its_run_which_alone_may_go_on(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, append = make_plan(write(TINY)), Dataset.append
+
+    def fill_the_disk(dataset: Dataset, **steps: Any) -> None:
+        if dataset.num_steps:
+            raise DatasetError("the array actions cannot be written: No space left on device", where=dataset.path)
+        append(dataset, **steps)
+
+    monkeypatch.setattr("iris_cli.stages.collect.COMMIT_STEPS", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "append", fill_the_disk)
+        with pytest.raises(DatasetError, match="No space left"):
+            execute(plan, device="cpu")
+    assert Dataset.open("data/p.zarr").num_steps > 0
+
+    execute(plan, device="cpu")
+
+    assert Dataset.open("data/p.zarr").num_steps == 24
+    assert len(Dataset.open("data/p.zarr").attributes["writers"]) == 1
+
+
 def test_an_interrupted_stage_is_named_and_starts_again(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(write(TINY))
     with monkeypatch.context() as patch:

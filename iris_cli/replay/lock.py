@@ -60,8 +60,9 @@ def take_lock(file: Path, *, what: str, where: Location, error: type[IrisError])
 
 def release_lock(descriptor: int) -> None:
     """Give a lock back; its file then names nobody. In a child process, close the descriptor alone."""
-    if _process(_read(descriptor)) == os.getpid():
-        os.ftruncate(descriptor, 0)
+    with suppress(OSError):  # on a disk that can no longer be written it goes on naming who held it
+        if _process(_read(descriptor)) == os.getpid():
+            os.ftruncate(descriptor, 0)
     os.close(descriptor)
 
 

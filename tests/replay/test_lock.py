@@ -1,5 +1,6 @@
 """The lock of the one writer: who holds it is said, it goes with its process, and what it leaves behind is harmless."""
 
+import errno
 import os
 import signal
 import socket
@@ -86,6 +87,21 @@ def test_a_full_disk_takes_no_more_than_the_name(tmp_path: Path, monkeypatch: py
     with pytest.raises(RunError, match="process unknown is writing to the run"):
         take(tmp_path / ".lock")
     release_lock(mine)
+
+
+def test_a_disk_that_can_no_longer_be_written_gives_a_lock_back_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = take(tmp_path / ".lock")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", fail)
+        release_lock(mine)
+
+    release_lock(take(tmp_path / ".lock"))
 
 
 def test_a_file_system_without_locks_is_told_from_one_that_is_locked(
