@@ -247,6 +247,8 @@ def _plain(node: yaml.Node, path: Path, lines: dict, keys: tuple[str | int, ...]
         raise ConfigError(f"'{node.value[:60]}' is no {kind}", where=here) from None
     if not isinstance(value, str | int | float | None):
         raise ConfigError(f"'{node.value[:60]}' is tagged as {kind}, which no setting is", where=here)
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise ConfigError(f"'{node.value[:60]}' has more than 64 bits", where=here)
     return value
 
 

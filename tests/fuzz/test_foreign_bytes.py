@@ -171,6 +171,7 @@ FOUND = {
         changed("chunk_grid", "configuration", "chunk_shape", to=False),
     ),
     "dataset-episodes: a shape beyond numbers": ("dataset-episodes", changed("shape", to=[10**30])),
+    "yaml: a number of more digits than can be written": ("yaml", other(b"a: 0x" + b"f" * 4000)),
     "set-options: a preset of a preset": ("set-options", other(b"tokenizer.preset.preset=light")),
     "pipeline: a preset that is a mapping": (
         "pipeline",
