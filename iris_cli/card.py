@@ -34,8 +34,9 @@ def read_card(directory: Path) -> dict[str, Any]:
     document = load_yaml(path)
     card = document.data
     if not isinstance(card, dict) or card.get("format") != FORMAT:
-        found = card.get("format") if isinstance(card, dict) else None
-        raise RunError(f"run.yaml has format {found}, but this program reads format {FORMAT}", where=path)
+        if not isinstance(card, dict) or "format" not in card:
+            raise RunError("run.yaml is damaged: it is no run's card", where=path, fix="Restore it from a copy.")
+        raise RunError(f"run.yaml has format {card['format']}, but this program reads format {FORMAT}", where=path)
     for name, kind in _CARD.items():
         if not isinstance(card.get(name), kind):
             raise RunError(f"run.yaml lacks {name}, or has it in another form", where=document.where(name))

@@ -68,6 +68,14 @@ def show_plan(plan: Plan) -> None:
     console.grid("Stages", ["phase", "stage", "settings", "rounds", "times"], rows)
 
 
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, str]:
+    """What each of two mappings says where they differ."""
+    names = [name for name in (*one, *(name for name in other if name not in one)) if one.get(name) != other.get(name)]
+    names = names[:1] if names[:1] == ["id"] else names  # another game, which says enough
+    first, second = (", ".join(f"{name} {each.get(name)}" for name in names) for each in (one, other))
+    return first, second
+
+
 def execute(plan: Plan, *, device: str = "auto") -> Report:
     """Carry out a plan, from the start or from where its run stands.
 
@@ -209,9 +217,11 @@ def _open(plan: Plan, device: str) -> Run:
         ):  # fmt: skip
             there = (card["config"] if key == "preset" else card)[key]
             if there not in (value, "imported"):
+                if key == "environment":
+                    there, value = _differing(there, plan.environment.to_mapping())
                 raise RunError(
                     f"the run has {key} {there}, but the pipeline {value}", where=plan.run,
-                    fix="Name another run: --set run=runs/NAME.",
+                    fix="Name another run (--set run=runs/NAME), and for another game another dataset.",
                 )  # fmt: skip
         run = Run.open(plan.run, device=chosen, training=True)
         run.environment = plan.environment  # the same, but named by whoever typed the pipeline's name

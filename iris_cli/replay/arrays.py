@@ -211,9 +211,10 @@ class Arrays:
 
     def damaged(self, name: str, how: str) -> DatasetError:
         """The error of an array that is not as it was written."""
-        return DatasetError(
-            f"the dataset is damaged: {name} {how}", where=self.path, fix="Restore it from a copy, or collect it anew."
-        )
+        fix = "Restore it from a copy, or collect it anew."
+        if name.startswith("tokens/"):
+            fix = f"iris repair {self.path} drops them, and iris tokenize makes them again."
+        return DatasetError(f"the dataset is damaged: {name} {how}", where=self.path, fix=fix)
 
     # Private
 

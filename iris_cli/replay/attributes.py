@@ -81,7 +81,9 @@ def read_attributes(path: Location) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError("this is not a Zarr v3 group", where=path, fix="Name a dataset: data/pong.zarr") from None
     except DAMAGE:
-        raise DatasetError("the dataset is damaged: zarr.json is unreadable", where=path) from None
+        raise DatasetError(
+            "the dataset is damaged: zarr.json is unreadable", where=path, fix="Restore it from a copy."
+        ) from None
     if not ours:
         raise DatasetError("this is a Zarr group, but not a dataset of this program", where=path)
     version = attributes.get("format_version")

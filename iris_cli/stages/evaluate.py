@@ -31,7 +31,7 @@ from iris_cli.report import Report
 from iris_cli.run import Run
 from iris_cli.stages.diagnose import HORIZON, key_figures, measured, training_rewards
 from iris_cli.stages.recorder import Recorder
-from iris_cli.stages.reports import about, write_report
+from iris_cli.stages.reports import about, check_writable, write_report
 
 MAX_ENVS = 25  # published: 100 episodes in 4 waves of 25
 SHOWN = ("moving_error", "changed_tokens_right", f"dream_error_{HORIZON}", f"copy_error_{HORIZON}")  # of those
@@ -69,6 +69,7 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
             one where that report is there already.
     """
     begun, settings = time.monotonic(), _with_temperature(run, settings)
+    check_writable(run)  # now, and not after 100 games
     scores, lengths, achievements, recorders = _play(run, settings)
     seconds = time.monotonic() - begun
     world_model, shown = _measure(run, recorders, settings) if settings.measured_steps else (None, {})

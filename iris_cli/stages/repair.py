@@ -1,13 +1,14 @@
 """`iris repair`: bring a dataset or a run back to its last whole state. Says what it does, and guesses nothing."""
 
+import json
 import shutil
 from pathlib import Path
 
 from iris_cli.card import read_card
 from iris_cli.digests import is_whole
-from iris_cli.errors import IrisError, RunError
+from iris_cli.errors import DAMAGE, IrisError, RunError
 from iris_cli.files import write_atomically
-from iris_cli.latest import latest_checkpoint, newest_whole
+from iris_cli.latest import latest_checkpoint, newest_whole, read_state
 from iris_cli.object_store import Location, StoreURL
 from iris_cli.replay.dataset import Dataset
 from iris_cli.replay.lock import release_lock, take_lock
@@ -70,11 +71,29 @@ def _go_back(path: Path, *, dry_run: bool) -> list[str]:
             done.append(f"put checkpoint {damaged.name} aside as {aside.name}")
             if not dry_run:
                 damaged.rename(aside)
+        updates = read_state(whole)["updates"].items()
+        done.append(f"went back to {', '.join(f'{count:,} updates of {name}' for name, count in updates)}")
+        for report in _later(path / "reports", whole.name):
+            done.append(f"put the report {report.name} aside: its weights are gone")
+            if not dry_run:
+                report.rename(_free(report.with_name(f"{report.name}.aside")))
     for left in sorted(folder.glob(".*.partial")):
         done.append(f"removed {left.name}, left by a process that was stopped")
         if not dry_run:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     return done
+
+
+def _later(reports: Path, checkpoint: str) -> list[Path]:
+    """Reports about weights that came after a checkpoint."""
+
+    def is_later(report: Path) -> bool:
+        try:
+            return str(json.loads(report.read_text(encoding="utf-8"))["checkpoint"]) > checkpoint
+        except DAMAGE:
+            return False
+
+    return [report for report in sorted(reports.glob("*.json")) if is_later(report)]
 
 
 def _free(path: Path) -> Path:

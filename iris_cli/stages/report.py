@@ -67,6 +67,8 @@ def _subjects(runs: Sequence[Location], settings: WriteReport) -> tuple[list[Sub
     problem: IrisError | None = None
     with console.progress("report", len(runs), "runs") as bar:
         for run in runs:
+            if isinstance(run, Path) and any(run.glob("*/sweep.yaml")):
+                continue  # where sweeps lie, beside the runs: runs/* names it too
             try:
                 facts = facts_of(at_hand(run))
             except IrisError as error:

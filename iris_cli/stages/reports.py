@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from iris_cli.errors import RunError
 from iris_cli.files import write_atomically
 from iris_cli.run import Run
 from iris_cli.version import VERSION
@@ -47,6 +49,17 @@ def about(run: Run, *, seconds: float) -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {"iris-wm": VERSION, "torch": str(torch.__version__)},
     }
+
+
+def check_writable(run: Run) -> None:
+    """Refuse a run whose reports cannot be written.
+
+    Raises:
+        RunError: naming the folder.
+    """
+    reports = run.directory / "reports"
+    if not os.access(reports if reports.exists() else run.directory, os.W_OK):
+        raise RunError("no report could be written: the folder may not be changed", where=reports)
 
 
 def _path(run: Run, stage: str, name: str | None) -> Path:

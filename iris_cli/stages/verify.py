@@ -41,7 +41,7 @@ def report_of(path: Location, findings: list[Finding]) -> Report:
     rows = tuple(("wrong" if finding.is_wrong else "ok", finding.part, finding.found) for finding in findings)
     wrong = sum(finding.is_wrong for finding in findings)
     title = f"{path}: {f'{wrong} of {len(rows)} parts are wrong' if wrong else 'whole'}"
-    notes = (f"iris repair {path} mends what can be mended (--dry-run says what)",) if wrong else ()
+    notes = (f"iris repair {path} --dry-run says what can be mended; the rest only a copy has",) if wrong else ()
     return Report(stage="verify", sections=(Section(title, ("", "part", "found"), rows),), notes=notes)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from iris_cli import interrupts
 from iris_cli.envs.spec import EnvSpec
-from iris_cli.errors import ConfigError, Interrupted
+from iris_cli.errors import ConfigError, Interrupted, RunError
 from iris_cli.learn.scores import human_normalised
 from iris_cli.run import Run
 from iris_cli.stages.evaluate import Evaluate, evaluate
@@ -119,6 +119,16 @@ def test_evaluating_changes_nothing_but_the_report(toy_run: Run) -> None:
 def test_untrained_parts_are_named(toy_run: Run) -> None:
     notes = evaluate(toy_run, Evaluate(episodes=1, max_steps=2)).notes
     assert notes[0] == "never trained: tokenizer, dynamics, actor_critic"
+
+
+def test_a_run_that_may_not_be_changed_is_refused_before_games_are_played(
+    toy_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iris_cli.stages.reports.os.access", lambda path, mode: path != toy_run.directory)
+    monkeypatch.setattr("iris_cli.stages.evaluate._play", lambda *_: pytest.fail("games were played"))
+
+    with pytest.raises(RunError, match="no report could be written"):
+        evaluate(toy_run, Evaluate(episodes=1))
 
 
 def test_an_interrupt_writes_no_report(toy_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

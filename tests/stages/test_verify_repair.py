@@ -1,5 +1,6 @@
 """`iris verify` finds every damage to a run; `iris repair` goes back to its newest whole checkpoint, and says so."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_back(run: Path, c
     assert command("train-tokenizer", "data/pong.zarr", "--updates", "1").exit_code == 0
     assert Run.open(RUN, device=CPU).updates["tokenizer"] == 2  # 1, as of 000002, and this one
     assert (run / "checkpoints" / "000003.damaged" / file).exists()
+
+
+def test_what_was_found_of_weights_that_are_gone_no_longer_counts(run: Path, command: Command) -> None:
+    reports = run / "reports"
+    reports.mkdir(exist_ok=True)
+    for number in ("000002", "000003"):
+        (reports / f"evaluate-{number}.json").write_text(json.dumps({"checkpoint": number}))
+    flip(run / "checkpoints" / "000003" / "weights.safetensors")
+
+    said = command("repair", run).stdout
+
+    assert "updates of tokenizer" in said
+    assert sorted(path.name for path in reports.iterdir()) == ["evaluate-000002.json", "evaluate-000003.json.aside"]
 
 
 @pytest.mark.parametrize(
