@@ -29,6 +29,8 @@ def read_card(directory: Path) -> dict[str, Any]:
     """
     path = directory / "run.yaml"
     if not path.exists():
+        if (directory / "zarr.json").exists():
+            raise RunError("this is a dataset, not a run", where=directory, fix="Name a run: runs/pong")
         what = "there is no run here" if directory.exists() else "there is no such run"
         raise RunError(what, where=directory, fix="Training makes one: iris train-tokenizer data/NAME.zarr")
     document = load_yaml(path)

@@ -288,6 +288,10 @@ def test_a_pipeline_that_cannot_be_carried_out_is_refused(
         ("train-tokenizer data/pong.zarr --run runs/new --preset tny", ["--preset", "'tiny'"]),
         ("train-tokenizer data/pong.zarr --run runs/new --agent isis", ["isis", "iris"]),
         ("colect", ["colect", "collect"]),
+        ("train-tokenizer runs/pong --preset tiny", ["runs/pong", "a run, not a dataset"]),
+        ("evaluate data/pong.zarr", ["data/pong.zarr", "a dataset, not a run"]),
+        ("repair nope", ["nope", "nothing here"]),
+        ("evaluate runs/pong --temperature -1", ["temperature is -1", "above 0"]),
     ],
 )
 def test_a_stage_without_the_one_before_or_with_wrong_options_is_refused(

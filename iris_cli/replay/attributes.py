@@ -79,7 +79,8 @@ def read_attributes(path: Location) -> dict[str, Any]:
         attributes = metadata.get("attributes", {})
         ours = attributes.get("format") == FORMAT
     except (FileNotFoundError, NotADirectoryError):
-        raise DatasetError("this is not a Zarr v3 group", where=path, fix="Name a dataset: data/pong.zarr") from None
+        what = "this is a run, not a dataset" if (path / "run.yaml").exists() else "this is not a Zarr v3 group"
+        raise DatasetError(what, where=path, fix="Name a dataset: data/pong.zarr") from None
     except DAMAGE:
         raise DatasetError(
             "the dataset is damaged: zarr.json is unreadable", where=path, fix="Restore it from a copy."

@@ -55,8 +55,10 @@ class Evaluate:
             raise ConfigError("episodes, num_envs, max_steps must be at least 1, seed not negative", where="evaluate")
         if self.measured_steps < 0:
             raise ConfigError(f"measured_steps is {self.measured_steps}, but cannot be negative", where="evaluate")
-        if (self.temperature is not None and not self.temperature > 0) or not 0 <= self.epsilon <= 1:
-            raise ConfigError("temperature must be above 0 and epsilon in [0, 1]", where="evaluate")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature:g}, but must be above 0", where="evaluate")
+        if not 0 <= self.epsilon <= 1:
+            raise ConfigError(f"epsilon is {self.epsilon:g}, but must be in [0, 1]", where="evaluate")
 
 
 def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report:

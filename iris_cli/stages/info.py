@@ -22,7 +22,10 @@ def info(path: Location) -> dict[str, Any]:
     if (path / "run.yaml").exists():
         return _run(at_hand(path))
     if not (path / "zarr.json").exists():
-        raise IrisError("this is neither a dataset nor a run", where=path, fix="Name data/NAME.zarr or runs/NAME.")
+        if (path / "sweep.yaml").exists():
+            raise IrisError("this is a sweep", where=path, fix=f"See how it stands: iris sweep status {path}")
+        what = "this is neither a dataset nor a run" if path.exists() else "there is nothing here"
+        raise IrisError(what, where=path, fix="Name data/NAME.zarr or runs/NAME.")
     with Dataset.open(path) as dataset:
         return {"kind": "dataset", "path": str(path), **dataset.summary(), **_achievements(dataset)}
 

@@ -35,7 +35,8 @@ def repair(path: Location, *, dry_run: bool = False) -> list[str]:
             )  # fmt: skip
         return _run(path, dry_run=dry_run)
     if not (path / "zarr.json").exists():
-        raise IrisError("this is neither a dataset nor a run", where=path, fix="Name data/NAME.zarr or runs/NAME.")
+        what = "this is neither a dataset nor a run" if path.exists() else "there is nothing here"
+        raise IrisError(what, where=path, fix="Name data/NAME.zarr or runs/NAME.")
     return Dataset.repair(path, dry_run=dry_run)
 
 

@@ -29,7 +29,8 @@ def verify(path: Location) -> list[Finding]:
     if (path / "run.yaml").exists() or (path / "checkpoints").exists():
         return _run(at_hand(path, everything=True))
     if not (path / "zarr.json").exists():
-        raise IrisError("this is neither a dataset nor a run", where=path, fix="Name data/NAME.zarr or runs/NAME.")
+        what = "this is neither a dataset nor a run" if path.exists() else "there is nothing here"
+        raise IrisError(what, where=path, fix="Name data/NAME.zarr or runs/NAME.")
     try:
         return Dataset.examine(path)
     except DatasetError as error:
