@@ -32,7 +32,7 @@ $(VENV)/installed: pyproject.toml
 	$(RUN) pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
-demo: $(VENV)/installed ## Every stage on real Pong, from nothing to a video (8 minutes on 2 cores)
+demo: $(VENV)/installed ## Every stage on real Pong, from nothing to a video (3 minutes on 2 idle cores)
 	$(IRIS) run pipelines/demo.yaml --device $(DEVICE)
 
 test: $(VENV)/installed ## All tests: fast, parity and pipeline (CUDA ones where there is a GPU)

@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from trials import SCENARIOS, Known, Trial, Zygote, fault_trial, kill_trial, learn, sweep_trial  # noqa: E402 (beside this)
+from trials import ROOT, SCENARIOS, Known, Trial, Zygote, fault_trial, kill_trial, learn, sweep_trial  # noqa: E402 (beside this)
 
 from iris_cli.machine import commit, processor  # noqa: E402 (of this checkout)
 
@@ -120,7 +120,7 @@ def table(done: list[Trial], *, seed: int, seconds: float) -> dict[str, Any]:
         "trials": len(done),
         "lost": sum(bool(trial.lost) for trial in done),
         "rows": dict(sorted(rows.items())),
-        "lost_trials": [asdict(trial) for trial in done if trial.lost],
+        "lost_trials": [asdict(trial) | {"said": trial.said.replace(f"{ROOT}/", "")} for trial in done if trial.lost],
         "seeds": {name: [t.seed for t in done if t.scenario == name and t.kills] for name in SCENARIOS},
     }
 
