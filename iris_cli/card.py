@@ -5,7 +5,8 @@ from typing import Any
 
 from iris_cli.agents import config_for
 from iris_cli.config import load_yaml
-from iris_cli.errors import RunError
+from iris_cli.errors import IrisError, RunError
+from iris_cli.object_store import Location
 
 FORMAT = 1
 _CARD = {  # what run.yaml must hold
@@ -44,6 +45,19 @@ def read_card(directory: Path) -> dict[str, Any]:
             raise RunError(f"run.yaml lacks {name}, or has it in another form", where=document.where(name))
     config_for(card["agent"])
     return card
+
+
+def holds_sweeps(directory: Location) -> bool:
+    """Whether this is where sweeps lie, beside the runs: runs/* names it too."""
+    return isinstance(directory, Path) and any(directory.glob("*/sweep.yaml"))
+
+
+def neither(path: Location) -> IrisError:
+    """The error of a path that is neither a dataset nor a run."""
+    if (path / "sweep.yaml").exists():
+        return IrisError("this is a sweep", where=path, fix=f"See how it stands: iris sweep status {path}")
+    what = "this is neither a dataset nor a run" if path.exists() else "there is nothing here"
+    return IrisError(what, where=path, fix="Name data/NAME.zarr or runs/NAME.")
 
 
 def newest_run(root: Path = Path("runs")) -> Path:

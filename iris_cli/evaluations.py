@@ -138,9 +138,8 @@ def _departures(content: Mapping[str, Any], episodes: int) -> list[str]:
     environment = EnvSpec.from_mapping(protocol["environment"])
     if environment.kind == "atari":
         plain = EnvSpec(id=environment.id, kind="atari")
-        plain = (
-            plain.as_grey_stacks() if environment.view == "grey-stack" else plain
-        )  # TWM's, with a protocol of its own
+        if environment.view == "grey-stack":  # TWM's, with a protocol of its own
+            plain = plain.as_grey_stacks()
         published = plain.for_testing().to_mapping()
         words += [
             f"{name} {value}, not {published[name]}"

@@ -18,6 +18,7 @@ from iris_cli.latest import latest_checkpoint, read_state
 from iris_cli.object_store import Location
 from iris_cli.open_run import logged
 from iris_cli.plan import Plan, Planned, check_order
+from iris_cli.replay.attributes import differences
 from iris_cli.replay.dataset import Dataset
 from iris_cli.report import Report
 from iris_cli.run import COMPONENTS, Run
@@ -66,14 +67,6 @@ def show_plan(plan: Plan) -> None:
             rounds = f"{group[0].round} to {group[-1].round}" if phase == "round" else ""
             rows.append([phase, stage, settings or "defaults", rounds, len(group)])
     console.grid("Stages", ["phase", "stage", "settings", "rounds", "times"], rows)
-
-
-def _differing(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, str]:
-    """What each of two mappings says where they differ."""
-    names = [name for name in (*one, *(name for name in other if name not in one)) if one.get(name) != other.get(name)]
-    names = names[:1] if names[:1] == ["id"] else names  # another game, which says enough
-    first, second = (", ".join(f"{name} {each.get(name)}" for name in names) for each in (one, other))
-    return first, second
 
 
 def execute(plan: Plan, *, device: str = "auto") -> Report:
@@ -217,10 +210,11 @@ def _open(plan: Plan, device: str) -> Run:
         ):  # fmt: skip
             there = (card["config"] if key == "preset" else card)[key]
             if there not in (value, "imported"):
+                words = f"the run has {key} {there}, but the pipeline {value}"
                 if key == "environment":
-                    there, value = _differing(there, plan.environment.to_mapping())
+                    words = f"the run has another environment: {differences(there, plan.environment.to_mapping())}"
                 raise RunError(
-                    f"the run has {key} {there}, but the pipeline {value}", where=plan.run,
+                    words, where=plan.run,
                     fix="Name another run (--set run=runs/NAME), and for another game another dataset.",
                 )  # fmt: skip
         run = Run.open(plan.run, device=chosen, training=True)

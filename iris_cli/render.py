@@ -12,7 +12,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -21,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from iris_cli.errors import ConfigError, ShapeError
 from iris_cli.files import replacing
+from iris_cli.formats.video import count_frames
 
 STRIP_FRAMES = 10  # most frames that a png shows
 STRIP_WIDTH = 2400  # pixels
@@ -155,7 +155,7 @@ def write_media(
             draft = drafts.enter_context(replacing(path))
             draft.touch()  # fails here with the system's own words, not in ffmpeg with a page of them
             write(frames, draft, fps)
-            if path.suffix.lower() == ".mp4" and _count_frames(draft) != len(frames):
+            if path.suffix.lower() == ".mp4" and count_frames(draft) != len(frames):
                 raise OSError(errno.EIO, "not all of it could be written; is the disk full?")  # ffmpeg does not say
     except (OSError, RuntimeError) as error:  # RuntimeError: imageio finds no ffmpeg
         raise ConfigError(
@@ -164,15 +164,6 @@ def write_media(
             fix="Name a file in a directory you may write to; without ffmpeg, a .gif or .png.",
         ) from error
     return path
-
-
-def _count_frames(film: Path) -> int:
-    try:
-        reader: Any = imageio.get_reader(film)
-        with closing(reader):
-            return reader.count_frames()
-    except (OSError, RuntimeError, IndexError):  # imageio's ways to say that there is no film
-        return 0
 
 
 def frames_of(path: Path) -> NDArray[np.uint8]:

@@ -355,16 +355,19 @@ class Run:
 
     def withdraw(self) -> None:
         """Take the directory away if it was made just now and nothing was learned or collected: a false start."""
-        kept = (self.directory / "failures").exists() or self._has_written()
-        if self._is_new and not kept and not any(self.updates.values()) and not self.collected["steps"]:
+        kept = (self.directory / "failures").exists()
+        is_empty = not any(self.updates.values()) and not self.collected["steps"]
+        if self._is_new and not kept and is_empty and not self._has_written():
             self.remove()
 
     def _has_written(self) -> bool:
         """Whether the dataset holds steps of this run, which a collection that failed left, and no other may drop."""
         try:
             return any(entry["who"] == self.writer for entry in self.dataset().attributes["writers"])
-        except DatasetError:
+        except DatasetError:  # there is none, or it is somebody else's
             return False
+        except StoreError:  # it cannot be known now
+            return True
 
     def remove(self) -> None:
         """Take the directory away, and what the object store has of it if that answers."""

@@ -219,7 +219,7 @@ def done(write: Write) -> Path:
     ("changes", "said"),
     [
         ({"seed": 1}, "the run has seed 0, but the pipeline 1"),
-        ({"game": "Breakout"}, "the run has environment id toy_game:Toy, but the pipeline id ALE/Breakout-v5"),
+        ({"game": "Breakout"}, "the run has another environment: id is 'toy_game:Toy' there, 'ALE/Breakout-v5' here"),
         ({"assignments": ("dataset=data/q.zarr",)}, "the run has dataset data/p.zarr, but the pipeline data/q.zarr"),
         ({"assignments": ("collect.steps=4",)}, "the run has done 2 stages of a pipeline, and they are not those"),
     ],

@@ -12,6 +12,7 @@ ffmpeg decodes, in a process of its own that may read this one file and nothing 
 """
 
 import csv
+import errno
 import os
 import re
 import subprocess
@@ -222,6 +223,7 @@ class FilmWriter:
             str(film), size, fps=fps, quality=None, macro_block_size=2, ffmpeg_log_level="error", **quality
         )
         self._film.send(None)
+        self._path, self._frames = film, 0
         self._file = rows.open("w", encoding="utf-8", newline="")
         self._rows = csv.writer(self._file, lineterminator="\n")
         self._rows.writerow(COLUMNS)
@@ -230,6 +232,7 @@ class FilmWriter:
         """Add steps of an episode."""
         for image in block.images:
             self._film.send(np.ascontiguousarray(image))
+        self._frames += len(block.images)
         flags = zip(block.terminations.tolist(), block.truncations.tolist(), strict=True)
         for action, reward, (terminated, truncated) in zip(
             block.actions.tolist(), block.rewards.tolist(), flags, strict=True
@@ -237,8 +240,22 @@ class FilmWriter:
             self._rows.writerow([action, repr(reward), int(terminated), int(truncated), episode])
 
     def close(self) -> None:
-        """Finish both files."""
+        """Finish both files.
+
+        Raises:
+            OSError: if not all frames are in the film, of which ffmpeg does not tell.
+        """
         try:
             self._film.close()
         finally:
             self._file.close()
+        if self._frames and count_frames(self._path) != self._frames:
+            raise OSError(errno.EIO, "not all of the film could be written; is the disk full?", str(self._path))
+
+
+def count_frames(film: Path) -> int:
+    """How many frames are in a film; 0 where it is none."""
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(film))[0]
+    except (OSError, RuntimeError, IndexError):
+        return 0

@@ -54,12 +54,12 @@ class Arrays:
             for name, field in fields.items():
                 _create(group, name, field)
 
-        patiently(lambda: settled(make), self.path)
+        self._change(make)
 
     def make_anew(self, name: str, field: Field) -> None:
         """Make one empty array, in place of what a killed write may have left."""
         self._open.pop(name, None)
-        patiently(lambda: settled(lambda: _create(self._group(), name, field, overwrite=True)), self.path)
+        self._change(lambda: _create(self._group(), name, field, overwrite=True))
 
     # Attributes
 
@@ -158,7 +158,7 @@ class Arrays:
                 flush(self.path / name)
 
         try:
-            patiently(lambda: settled(write), self.path)
+            self._change(write)
         except _DAMAGE as error:
             raise DatasetError(f"the array {name} cannot be written: {error}", where=self.path) from None
 
@@ -172,7 +172,7 @@ class Arrays:
         """Drop the items of an array beyond so many."""
         array = self._array(name, field)
         if array.shape[0] > length:
-            settled(partial(array.resize, (length, *array.shape[1:])))
+            self._change(partial(array.resize, (length, *array.shape[1:])))
 
     # Files
 
@@ -217,6 +217,10 @@ class Arrays:
         return DatasetError(f"the dataset is damaged: {name} {how}", where=self.path, fix=fix)
 
     # Private
+
+    def _change(self, work: Callable[[], None]) -> None:
+        """Do what may be done again; in an object store until it is done, never before the last try is over."""
+        patiently(lambda: settled(work), self.path)
 
     def _group(self) -> zarr.Group:
         return zarr.open_group(self._store, mode="r+", zarr_format=3, use_consolidated=False)

@@ -137,16 +137,21 @@ def check_same(theirs: dict[str, Any], ours: dict[str, Any], *, where: Location)
     Raises:
         DatasetError: naming each setting that differs.
     """
-    ours = plain(ours)
-    names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
-    if names:
-        names = ["id"] if "id" in names else names
-        differences = "; ".join(f"{name} is {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in names)
+    differing = differences(theirs, ours)
+    if differing:
         raise DatasetError(
-            f"the dataset holds another environment: {differences}",
+            f"the dataset holds another environment: {differing}",
             where=where,
             fix="Write to another dataset, or use the settings of this one.",
         )
+
+
+def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Each setting of an environment in which two differ, in words; another game says enough. Empty: none does."""
+    ours = plain(ours)
+    names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
+    names = ["id"] if "id" in names else names
+    return "; ".join(f"{name} is {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in names)
 
 
 def with_writer(writers: list[dict[str, Any]], who: str, start: int) -> list[dict[str, Any]]:

@@ -69,6 +69,9 @@ def evaluate(run: Run, settings: Evaluate, *, name: str | None = None) -> Report
         settings: the protocol.
         name: of the report, which replaces one of the same name; None takes the checkpoint's number, and a further
             one where that report is there already.
+
+    Raises:
+        RunError: before anything is played, if no report could be written.
     """
     begun, settings = time.monotonic(), _with_temperature(run, settings)
     check_writable(run)  # now, and not after 100 games

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from iris_cli.card import read_card
-from iris_cli.errors import DAMAGE, DatasetError, IrisError, RunError
+from iris_cli.card import neither, read_card
+from iris_cli.errors import DAMAGE, DatasetError, RunError
 from iris_cli.latest import latest_checkpoint, read_state
 from iris_cli.learn.achievements import summarise
 from iris_cli.object_store import Location, located
@@ -22,10 +22,7 @@ def info(path: Location) -> dict[str, Any]:
     if (path / "run.yaml").exists():
         return _run(at_hand(path))
     if not (path / "zarr.json").exists():
-        if (path / "sweep.yaml").exists():
-            raise IrisError("this is a sweep", where=path, fix=f"See how it stands: iris sweep status {path}")
-        what = "this is neither a dataset nor a run" if path.exists() else "there is nothing here"
-        raise IrisError(what, where=path, fix="Name data/NAME.zarr or runs/NAME.")
+        raise neither(path)
     with Dataset.open(path) as dataset:
         return {"kind": "dataset", "path": str(path), **dataset.summary(), **_achievements(dataset)}
 

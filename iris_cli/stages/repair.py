@@ -4,9 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-from iris_cli.card import read_card
+from iris_cli.card import neither, read_card
 from iris_cli.digests import is_whole
-from iris_cli.errors import DAMAGE, IrisError, RunError
+from iris_cli.errors import DAMAGE, RunError
 from iris_cli.files import write_atomically
 from iris_cli.latest import latest_checkpoint, newest_whole, read_state
 from iris_cli.object_store import Location, StoreURL
@@ -35,8 +35,7 @@ def repair(path: Location, *, dry_run: bool = False) -> list[str]:
             )  # fmt: skip
         return _run(path, dry_run=dry_run)
     if not (path / "zarr.json").exists():
-        what = "this is neither a dataset nor a run" if path.exists() else "there is nothing here"
-        raise IrisError(what, where=path, fix="Name data/NAME.zarr or runs/NAME.")
+        raise neither(path)
     return Dataset.repair(path, dry_run=dry_run)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from iris_cli import console
 from iris_cli.aliases import named
+from iris_cli.card import holds_sweeps
 from iris_cli.errors import ConfigError, IrisError
 from iris_cli.files import write_atomically
 from iris_cli.html_report.page import document
@@ -67,8 +68,8 @@ def _subjects(runs: Sequence[Location], settings: WriteReport) -> tuple[list[Sub
     problem: IrisError | None = None
     with console.progress("report", len(runs), "runs") as bar:
         for run in runs:
-            if isinstance(run, Path) and any(run.glob("*/sweep.yaml")):
-                continue  # where sweeps lie, beside the runs: runs/* names it too
+            if holds_sweeps(run):
+                continue
             try:
                 facts = facts_of(at_hand(run))
             except IrisError as error:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from iris_cli import console, plots
+from iris_cli.card import holds_sweeps
 from iris_cli.config import nearest
 from iris_cli.errors import ConfigError, RunError
 from iris_cli.evaluations import STEPS, Evaluation, final_evaluation
@@ -133,8 +134,8 @@ def _final(runs: Sequence[Location], warnings: list[str]) -> list[Evaluation]:
     """The final evaluation of each run that has one that counts."""
     found: list[Evaluation] = []
     for run in runs:
-        if isinstance(run, Path) and any(run.glob("*/sweep.yaml")):
-            continue  # where sweeps lie, beside the runs: runs/* names it too
+        if holds_sweeps(run):
+            continue
         if run.exists() and not (run / "run.yaml").exists():
             warnings.append(f"{run} is no run, and is left out")
             continue

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from iris_cli.card import read_card
+from iris_cli.card import neither, read_card
 from iris_cli.checkpoints import numbered, read_checkpoint
 from iris_cli.digests import check_files, has_digests
-from iris_cli.errors import DatasetError, IrisError, RunError
+from iris_cli.errors import DatasetError, RunError
 from iris_cli.latest import latest_checkpoint, read_state
 from iris_cli.metrics import read_metrics
 from iris_cli.object_store import Location, located
@@ -29,8 +29,7 @@ def verify(path: Location) -> list[Finding]:
     if (path / "run.yaml").exists() or (path / "checkpoints").exists():
         return _run(at_hand(path, everything=True))
     if not (path / "zarr.json").exists():
-        what = "this is neither a dataset nor a run" if path.exists() else "there is nothing here"
-        raise IrisError(what, where=path, fix="Name data/NAME.zarr or runs/NAME.")
+        raise neither(path)
     try:
         return Dataset.examine(path)
     except DatasetError as error:

@@ -74,12 +74,17 @@ def soak(
                 known[name] = learn(zygote, SCENARIOS[name], folder)
                 failing[name] = known[name].each_kind(FAULTS) if faults else []
                 random.Random(seed).shuffle(failing[name])
-            trial = sweep_trial if name == "sweep" else kill_trial
-            add(trial(zygote, known[name], folder / f"{number}", number, kills=KILLS.get(name, 6)))
+            add(killed(zygote, known[name], folder / f"{number}", number))
             for index, fault in enumerate(failing[name][:FAULTS_AT_ONCE]):
                 add(fault_trial(zygote, known[name], folder / f"fault-{number}-{index}", number, fault))
             del failing[name][:FAULTS_AT_ONCE]
     return table(done, seed=seed, seconds=time.monotonic() - begun)
+
+
+def killed(zygote: Zygote, known: Known, place: Path, seed: int) -> Trial:
+    """Kill a scenario as often as is fit."""
+    name = known.scenario.name
+    return (sweep_trial if name == "sweep" else kill_trial)(zygote, known, place, seed, kills=KILLS.get(name, 6))
 
 
 def told(trial: Trial) -> None:
@@ -146,9 +151,7 @@ def main() -> None:
     if wanted.trial is not None:
         with Zygote(folder) as zygote:
             [name] = wanted.scenario
-            known, kills = learn(zygote, SCENARIOS[name], folder), KILLS.get(name, 6)
-            trial = sweep_trial if name == "sweep" else kill_trial
-            told(trial(zygote, known, folder / "again", wanted.trial, kills=kills))
+            told(killed(zygote, learn(zygote, SCENARIOS[name], folder), folder / "again", wanted.trial))
         return
     path = wanted.out / f"soak-{time.strftime('%Y%m%d-%H%M%S')}.json"
     found = soak(

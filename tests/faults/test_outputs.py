@@ -6,27 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trials import COMPILER, NEVER, Zygote, alike, complain, finish, read_journal
+from trials import COMPILER, NEVER, TRAINED, Zygote, alike, complain, finish, read_journal
 
 pytestmark = [
     pytest.mark.pipeline,
     pytest.mark.skipif(COMPILER is None, reason="the layer below the libraries needs a C compiler"),
 ]
 BEFORE = b"of another day"
-PIPELINE = """
-preset: tiny
-game: Pong
-dataset: data/game.zarr
-run: runs/game
-first:
-  - collect: {steps: 100}
-  - train-tokenizer: {updates: 2}
-  - tokenize
-  - train-dynamics: {updates: 2}
-  - train-actor-critic: {updates: 1}
-  - evaluate: {episodes: 1, max_steps: 10, num_envs: 1, measured_steps: 5}
-"""
+PIPELINE = f"{TRAINED}  - evaluate: {{episodes: 1, max_steps: 10, num_envs: 1, measured_steps: 5}}\n"
 DREAM = ("imagine", "--run", "runs/game", "--steps", "3", "--num", "1")
+DREAM_FILM = (*DREAM, "--render", "out.mp4")
 FRAMES = ("--actions", "6", "--env", "Pong")
 COMMANDS = {  # what is typed, and what it makes
     "a picture": ((*DREAM, "--render", "out.png"), "out.png"),
@@ -111,16 +100,18 @@ def test_a_disk_that_fails_leaves_what_was_there(zygote: Zygote, made: Path, tmp
     assert refused > len(faults) / 4, faults
 
 
+@pytest.mark.parametrize("command", [DREAM_FILM, ("export", "data/game.zarr", "--to", "mp4", "--out", "out.mp4")])
 def test_a_film_that_another_program_cannot_write_leaves_what_was_there(
-    zygote: Zygote, made: Path, tmp_path: Path
+    zygote: Zygote, made: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     """The layer does not reach into ffmpeg, but a limit to the size of files does."""
     place = tmp_path / "place"
     shutil.copytree(made, place)
-    (place / "out.mp4").write_bytes(BEFORE)
+    if command is DREAM_FILM:  # which may be made again
+        (place / "out.mp4").write_bytes(BEFORE)
     before = files_of(place)
 
-    ended = zygote.run(place, *DREAM, "--render", "out.mp4", settings=NEVER, file_size=1500)
+    ended = zygote.run(place, *command, settings=NEVER, file_size=1500)
 
     assert complain(ended) == [], ended.output
     assert files_of(place) == before

@@ -460,19 +460,9 @@ then:
 }
 AGENTS = ("iris", "delta-iris", "twm")
 SWEEP = (
-    "sweep",
-    "tiny.yaml",
-    "--games",
-    "Pong,Boxing",
-    "--seeds",
-    "2",
-    "--device",
-    "cpu",
-    "--engine",
-    "local",
-    "--parallel",
-    "2",
-)
+    "sweep", "tiny.yaml", "--games", "Pong,Boxing", "--seeds", "2", "--device", "cpu", "--engine", "local",
+    "--parallel", "2",
+)  # fmt: skip
 SWEEPING = {"iris_cli.sweep.drive:RETRIES": 100, "iris_cli.sweep.drive:PICTURED": 0}
 
 
