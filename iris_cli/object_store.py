@@ -29,6 +29,7 @@ PIECE = 16 << 20  # bytes of one request of a large object
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds before a request is made again
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/+)(?P<rest>.*)", re.DOTALL)
 _PASSING = (408, 429)  # of the statuses below 500: too slow, too many
+_UNQUOTING: set[tuple[str | None, ...]] = set()  # servers to which a tag in quotes is never the object's: Ceph 16
 _ANSWERS = ("AlreadyExistsError", "PreconditionError", "NotSupportedError")  # of obstore, that are no failures
 
 
@@ -181,12 +182,17 @@ def put(url: StoreURL, content: bytes | Path, *, replacing: str | None = None, n
     Raises:
         StoreError: if the store does not answer or refuses, or somebody else wrote the object meanwhile.
     """
-    client, obstore = _client(url), _obstore()
+    client, obstore, server = _client(url), _obstore(), _server()
+    if replacing is not None and server in _UNQUOTING:
+        replacing = replacing.strip('"')
     mode = "create" if new else "overwrite" if replacing is None else {"e_tag": replacing}
     try:
         return patiently(lambda: obstore.put(client, url.key, content, mode=mode), url)["e_tag"]
     except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
         there, ours = look(url), content if isinstance(content, bytes) else content.read_bytes()
+        if there is not None and there.tag == replacing and server not in _UNQUOTING:
+            _UNQUOTING.add(server)
+            return put(url, content, replacing=replacing)
         if there is not None and url.read_bytes() == ours:  # it had arrived, and only the answer was lost
             return there.tag
         raise StoreError(
@@ -273,7 +279,7 @@ def patiently(request: Callable[[], T], where: Location) -> T:
     """
     if isinstance(where, Path) or getattr(_THREAD, "waits_not", False):
         return request()
-    begun, pause = time.monotonic(), FIRST_PAUSE
+    failed, pause = 0.0, FIRST_PAUSE
     while True:
         try:
             return request()
@@ -284,7 +290,8 @@ def patiently(request: Callable[[], T], where: Location) -> T:
             reason = _passing_reason(error)
             if reason is None:
                 raise
-            if time.monotonic() - begun + pause > _patience():
+            failed = failed or time.monotonic()  # the first time
+            if time.monotonic() - failed + pause > _patience():
                 raise StoreError(
                     f"the object store does not answer ({reason})", where=where,
                     fix="What was saved before stands; once the store is back, the same command goes on.",

@@ -1,14 +1,19 @@
-"""A real server of the S3 protocol on loopback (moto's), and a line to it that can be counted on and cut."""
+"""A server of the S3 protocol, and a line to it that can be counted on and cut.
+
+The server is moto's, on loopback, or the one that the variables IRIS_TEST_S3, IRIS_TEST_S3_KEY and IRIS_TEST_S3_SECRET
+lead to, such as a Ceph that with_ceph.sh starts.
+"""
 
 import contextlib
 import os
 import socket
 import struct
 import threading
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -107,8 +112,32 @@ class Line:
             end.close()
 
 
+@dataclass(frozen=True)
+class Server:
+    """Where a server is, and who may ask it."""
+
+    host: str
+    port: int
+    key: str
+    secret: str
+
+    def make(self, bucket: str) -> None:
+        """A new bucket."""
+        import boto3  # slow to import, and not what is tested
+
+        boto3.client(
+            "s3", endpoint_url=f"http://{self.host}:{self.port}", region_name="us-east-1",
+            aws_access_key_id=self.key, aws_secret_access_key=self.secret,
+        ).create_bucket(Bucket=bucket)  # fmt: skip
+
+
 @pytest.fixture(scope="session")
-def _server() -> Iterator[tuple[str, int]]:
+def _server() -> Iterator[Server]:
+    if given := os.environ.get("IRIS_TEST_S3"):
+        host, _, port = urlsplit(given).netloc.partition(":")
+        yield Server(host, int(port), os.environ["IRIS_TEST_S3_KEY"], os.environ["IRIS_TEST_S3_SECRET"])
+        return
+
     from moto.server import ThreadedMotoServer  # a second, which only those who need it should wait
     from werkzeug import serving
 
@@ -117,20 +146,20 @@ def _server() -> Iterator[tuple[str, int]]:
         patch.setattr(serving.WSGIRequestHandler, "log", lambda *arguments: None)
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         server.start()
-        yield server.get_host_and_port()
+        yield Server(*server.get_host_and_port(), "someone", "secret")
         server.stop()
 
 
 @pytest.fixture
-def line(_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Line]:
+def line(_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Line]:
     """The line to the server that all S3 variables lead to; after a second without an answer, programs give up."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
-    line = Line(_server)
+    line = Line((_server.host, _server.port))
     monkeypatch.setenv("AWS_ENDPOINT_URL", line.address)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", _server.key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", _server.secret)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("IRIS_STORE_SECONDS", "1")
     monkeypatch.setenv("IRIS_CACHE", str(tmp_path / "cache"))
@@ -139,8 +168,8 @@ def line(_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.fixture
-def bucket(line: Line, _server: tuple[str, int]) -> StoreURL:
+def bucket(line: Line, _server: Server) -> StoreURL:
     """The URL of a place in a new bucket."""
     name = f"bucket-{uuid.uuid4().hex}"
-    urllib.request.urlopen(urllib.request.Request(f"http://{_server[0]}:{_server[1]}/{name}", method="PUT"))
+    _server.make(name)
     return StoreURL(f"s3://{name}/place")
