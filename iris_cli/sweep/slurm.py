@@ -22,7 +22,7 @@ _SCRIPT = """\
 #SBATCH --cpus-per-task={cpus}
 {gpus}#SBATCH --open-mode=append
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@{notice}
+#SBATCH --signal=B:USR1@{notice}
 set -uo pipefail
 
 sweep={sweep}
@@ -30,11 +30,14 @@ sweep={sweep}
 names=({names})
 at_once={at_once}
 
-# The request to save and end goes on to the runs; `wait` returns early for it, and is then called again.
+# TERM asks to save and end, and goes on to the runs; `wait` returns early for it, and is then called again.
+# USR1, which comes before the job's time ends, asks the same, and the job then queues again.
 told=0
+queue_again=0
 pids=()
 stop() {{ told=$((told + 1)); kill -TERM "${{pids[@]}}" 2>/dev/null; }}
 trap stop TERM INT
+trap 'queue_again=1; stop' USR1
 
 cd {root} || exit 1
 for name in "${{names[@]:SLURM_ARRAY_TASK_ID * at_once:at_once}}"; do
@@ -52,6 +55,9 @@ for pid in "${{pids[@]}}"; do
   [ "$code" -ge 0 ] || code=130  # bash 5.2 may lose the code of a run that ends in the moment of the request
   [ "$code" -eq 0 ] || status=$code
 done
+if [ "$queue_again" -eq 1 ] && [ "$status" -ne 0 ] && [ ! -e "$sweep/stop" ]; then
+  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+fi
 exit "$status"
 """
 
