@@ -46,7 +46,7 @@ from iris_cli.learn.visits import Visits
 from iris_cli.object_store import Location, StoreURL, located
 from iris_cli.progress import Progress
 from iris_cli.replay.dataset import Dataset
-from iris_cli.replay.lock import release_lock, take_lock
+from iris_cli.replay.lock import Lock, take_lock
 from iris_cli.replay.segments import Replay
 from iris_cli.version import VERSION
 from iris_cli.working_copy import WorkingCopy
@@ -106,7 +106,8 @@ class Run:
         self.environments: VectorEnv | None = None  # as the last collection left them
         self._replay: Replay | None = None
         self._tokens_of: str | None = None
-        self._unlock: weakref.finalize | None = None  # while open for training
+        self._lock: Lock | None = None  # while open for training
+        self._unlock: weakref.finalize | None = None
         self.listeners: list[Listener] = []  # closed with the run
         self._copy: WorkingCopy | None = None  # of a run in an object store, which `directory` stands for
 
@@ -191,12 +192,13 @@ class Run:
             raise RunError(
                 f"the run cannot be made ({error})", where=directory, fix="Name another with --run."
             ) from None
-        with ExitStack() as lock:
-            lock.callback(release_lock, _lock(draft))
+        with ExitStack() as open_lock:
+            lock = _lock(draft)
+            open_lock.callback(lock.release)
             try:
                 run = cls(draft, card, config, device)
                 run.environment = environment
-                run._unlock = weakref.finalize(run, lock.pop_all().close)
+                run._lock, run._unlock = lock, weakref.finalize(run, open_lock.pop_all().close)
                 if weights is not None:
                     run.agent.load_state_dict(weights)
                 run.updates |= {name: count for name, count in (updates or {}).items() if name in run.updates}
@@ -237,9 +239,10 @@ class Run:
             copy = WorkingCopy(directory)
             directory = copy.fetch(weights=True, optimizers=training or follower)
         card = read_card(directory)  # before the lock, so that nothing foreign is touched
-        with ExitStack() as lock:
+        with ExitStack() as open_lock:
             if training:
-                lock.callback(release_lock, _lock(directory))
+                lock = _lock(directory)
+                open_lock.callback(lock.release)
                 if copy is not None:
                     copy.fetch(weights=True, optimizers=True)
                 card = read_card(directory)  # as it is now that nobody else writes
@@ -258,7 +261,7 @@ class Run:
             run._load(path, optimizers=training or follower)
             run.is_follower, run._copy = follower, copy
             if training:
-                run._unlock = weakref.finalize(run, lock.pop_all().close)
+                run._lock, run._unlock = lock, weakref.finalize(run, open_lock.pop_all().close)
         return run
 
     def close(self) -> None:
@@ -270,7 +273,7 @@ class Run:
             self.listeners.pop().close()
         if self._unlock is not None:
             self._unlock()
-            self._unlock = None
+            self._lock = self._unlock = None
 
     def _load(self, path: Path, *, optimizers: bool) -> None:
         checkpoint = read_checkpoint(path, self.device, optimizers=optimizers)
@@ -300,13 +303,14 @@ class Run:
         A follower counts it and writes nothing.
 
         Raises:
-            RunError: if the run is not open for training, or the checkpoint cannot be written.
+            RunError: if the run is not open for training, was taken over, or the checkpoint cannot be written.
             StoreError: if it lives in an object store that does not take it; there the one before stays the latest.
         """
         if self.is_follower:
             self.checkpoint_number, self._saved_at = self.checkpoint_number + 1, time.monotonic()
             return self.directory / "checkpoints"
         self._check_writable()
+        self._check_lock()
         self.checkpoint_number += 1
         optimizers = {**self._optimizer_states, **{name: opt.state_dict() for name, opt in self._optimizers.items()}}
         state = {
@@ -444,6 +448,10 @@ class Run:
     def _check_writable(self) -> None:
         if not self.is_writable:
             raise RunError("the run is not open for training", where=self.directory)
+
+    def _check_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.check(self.directory / ".lock", where=self.directory)
 
     def is_trained(self, component: str) -> bool:
         """Whether a component has seen any update, here or where it was imported from."""
@@ -588,5 +596,5 @@ def _with_found_files(config: Any, directory: Path, beside: Collection[str]) -> 
     return replace(config, tokenizer=replace(config.tokenizer, lpips=str(Path(name).absolute())))
 
 
-def _lock(directory: Path) -> int:
+def _lock(directory: Path) -> Lock:
     return take_lock(directory / ".lock", what="run", where=directory, error=RunError)

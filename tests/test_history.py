@@ -15,7 +15,7 @@ from iris_cli.history import Note, read_plan, starts
 from iris_cli.machine import cores, machine, memory
 from iris_cli.pipeline import execute
 from iris_cli.plan import make_plan
-from iris_cli.replay.lock import holder, release_lock, take_lock
+from iris_cli.replay.lock import holder, take_lock
 from iris_cli.version import VERSION
 
 Command = Callable[..., Result]
@@ -128,10 +128,10 @@ def test_a_lock_names_its_holder_until_it_is_given_back(tmp_path: Path) -> None:
 
     lock = take_lock(file, what="run", where=tmp_path, error=RunError)
     assert holder(file) == os.getpid()
-    release_lock(lock)
+    lock.release()
 
     assert holder(file) is None
-    release_lock(take_lock(file, what="run", where=tmp_path, error=RunError))  # it is free
+    take_lock(file, what="run", where=tmp_path, error=RunError).release()  # it is free
 
 
 def test_looking_at_a_lock_does_not_take_it(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_looking_at_a_lock_does_not_take_it(tmp_path: Path) -> None:
     file.write_text(str(os.getpid()))
 
     assert holder(file) == os.getpid()
-    release_lock(take_lock(file, what="run", where=tmp_path, error=RunError))
+    take_lock(file, what="run", where=tmp_path, error=RunError).release()
 
 
 def test_the_machine_is_plain_values() -> None:

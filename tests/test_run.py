@@ -162,6 +162,31 @@ def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
     opened(tmp_path / "run").close()
 
 
+def test_of_two_nodes_that_do_not_see_each_other_s_locks_the_first_gives_way(tmp_path: Path) -> None:
+    """As on file systems mounted without locks, or after a network that was cut: the later one has the run."""
+    first = create(tmp_path / "run")
+    first.save()
+    code = (
+        "import fcntl, torch; from pathlib import Path; from iris_cli.run import Run\n"
+        "fcntl.flock = lambda descriptor, how: None  # of another node\n"
+        f"run = Run.open(Path({str(tmp_path / 'run')!r}), device=torch.device('cpu'), training=True)\n"
+        "run.collected['steps'] = 7; run.save(); print(run.checkpoint_number, flush=True); input(); run.close()"
+    )
+    root = Path(__file__).resolve().parent.parent
+    second = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
+    )
+    assert second.stdout is not None
+    assert second.stdout.readline() == f"{first.checkpoint_number + 1}\n"
+
+    with pytest.raises(RunError, match=f"process {second.pid} has taken the run over .*, so this one writes nothing"):
+        first.save()
+    assert second.communicate("\n")[0] == ""
+    first.close()
+    last = Run.open(tmp_path / "run", device=CPU)
+    assert (last.checkpoint_number, last.collected["steps"]) == (first.checkpoint_number + 1, 7)
+
+
 def test_a_failed_opening_frees_the_run(tmp_path: Path) -> None:
     create(tmp_path / "run").close()
     latest = tmp_path / "run" / "checkpoints" / "latest"

@@ -12,6 +12,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -43,7 +44,7 @@ from iris_cli.replay.fields import (
     tokens_field,
 )
 from iris_cli.replay.finding import Finding
-from iris_cli.replay.lock import take_lock
+from iris_cli.replay.lock import Lock, take_lock
 
 UNFINISHED = {"unfinished": "iris-dataset"}  # attributes of one that is being made in an object store
 
@@ -51,12 +52,13 @@ UNFINISHED = {"unfinished": "iris-dataset"}  # attributes of one that is being m
 class Dataset:
     """All steps of one environment, on disk or in an object store. Build it with `create`, `open`, `open_or_create`."""
 
-    def __init__(self, path: Location, attributes: dict[str, Any], lock: int | None) -> None:
+    def __init__(self, path: Location, attributes: dict[str, Any], lock: Lock | None) -> None:
         self.path = path
         self._arrays = Arrays(path, are_writable=lock is not None)
         self._attributes = attributes
         self._episodes = Episodes.none()
-        self._unlock = None if lock is None else weakref.finalize(self, os.close, lock)
+        self._lock = lock
+        self._unlock = None if lock is None else weakref.finalize(self, os.close, lock.descriptor)
 
     # Opening
 
@@ -364,7 +366,7 @@ class Dataset:
         self._check_unfinished(episode_ids)
         start = self.num_steps
         if steps:
-            self._arrays.check_unchanged()
+            self._check_alone()
             fields, rows = self._step_fields, {"episode_ends": episodes.ends, "episode_ids": episodes.ids}
             self._arrays.write_all([(name, fields[name], start, values) for name, values in arrays.items()])
             self._arrays.write_all([(name, EPISODE_FIELDS[name], 0, values) for name, values in rows.items()])
@@ -443,7 +445,7 @@ class Dataset:
         self._arrays.check_writable()
         if not fingerprint.isalnum():
             raise ShapeError(f"a fingerprint is letters and digits, not {fingerprint!r}")
-        self._arrays.check_unchanged()
+        self._check_alone()
         if not length:
             self._arrays.make_anew(name, field)
         self._arrays.write(name, field, start, tokens)
@@ -599,9 +601,19 @@ class Dataset:
     def _commit(self, changes: dict[str, Any]) -> None:
         """Make it count: all attributes are replaced at once."""
         self._arrays.check_writable()
+        self._check_lock()
         attributes = sealed(self._attributes | changes)
         self._arrays.put_attributes(attributes)
         self._attributes = attributes
+
+    def _check_alone(self) -> None:
+        """Refuse to write data where somebody else has begun to."""
+        self._arrays.check_unchanged()
+        self._check_lock()
+
+    def _check_lock(self) -> None:
+        if self._lock is not None and not isinstance(self.path, StoreURL):
+            self._lock.check(_lock_file(self.path), where=self.path)
 
     def _check_unfinished(self, episodes: Sequence[int]) -> None:
         """Refuse to go on with an episode that is over."""
@@ -614,10 +626,13 @@ class Dataset:
         return self.read("terminations", start) | self.read("truncations", start)
 
 
-def _lock(path: Location) -> int:
+def _lock_file(path: Location) -> Path:
     # Inside an array, where listing a group's members does not stumble over it.
-    file = lock_file(path) if isinstance(path, StoreURL) else path / "actions" / ".lock"
-    return take_lock(file, what="dataset", where=path, error=DatasetError)
+    return lock_file(path) if isinstance(path, StoreURL) else path / "actions" / ".lock"
+
+
+def _lock(path: Location) -> Lock:
+    return take_lock(_lock_file(path), what="dataset", where=path, error=DatasetError)
 
 
 def _is_unfinished(path: StoreURL) -> bool:

@@ -1,7 +1,9 @@
 """The lock that makes a process the one writer of a dataset or a run. Readers need none.
 
 The lock is the kernel's, on an open file: it ends with its process, however that ends, and a file that is left behind
-holds nobody up. What stands in the file is only for people: process, host, command and since when, a line each.
+holds nobody up. What stands in the file is for people: process, host, command and since when, a line each. It also
+tells a process whose lock another one could take, on a file system that lost it or that locks for each node alone,
+that it is the one no longer: see `Lock.check`.
 """
 
 import fcntl
@@ -11,6 +13,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from iris_cli.errors import IrisError
@@ -19,8 +22,52 @@ from iris_cli.object_store import Location
 _LONGEST = 200  # characters of the command that are kept
 
 
-def take_lock(file: Path, *, what: str, where: Location, error: type[IrisError]) -> int:
-    """Become the one writer of something, until the descriptor that is returned is closed or the process ends.
+@dataclass(frozen=True)
+class Lock:
+    """A lock that was taken.
+
+    Attributes:
+        descriptor: of the locked file; the lock ends with it.
+        name: what was written into the file; empty on a full disk.
+        what, error: as for `take_lock`.
+    """
+
+    descriptor: int
+    name: bytes
+    what: str
+    error: type[IrisError]
+
+    def check(self, file: Path, *, where: Location) -> None:
+        """Refuse to write where another process has taken the lock since; to be called before every commit.
+
+        Args:
+            file: the locked one, by its present name; it is opened anew, which shared file systems answer truly.
+            where: what it locks is.
+
+        Raises:
+            IrisError: of the lock's kind.
+        """
+        try:
+            there = file.read_bytes()
+        except OSError:  # taken away as a whole, which whoever writes next will find
+            return
+        if self.name and there and there != self.name:
+            process, details = _in_words(there.decode("utf-8", "replace"))
+            raise self.error(
+                f"process {process} has taken the {self.what} over{details}, so this one writes nothing more",
+                where=where, fix="If both were alive, its file system has no locks that all nodes see (flock).",
+            )  # fmt: skip
+
+    def release(self) -> None:
+        """Give it back; its file then names nobody. In a child process, close the descriptor alone."""
+        with suppress(OSError):  # on a disk that can no longer be written it goes on naming who held it
+            if _process(_read(self.descriptor)) == os.getpid():
+                os.ftruncate(self.descriptor, 0)
+        os.close(self.descriptor)
+
+
+def take_lock(file: Path, *, what: str, where: Location, error: type[IrisError]) -> Lock:
+    """Become the one writer of something, until the lock is given back or the process ends.
 
     Args:
         file: that is locked, and names the process; made where it is not there.
@@ -52,18 +99,12 @@ def take_lock(file: Path, *, what: str, where: Location, error: type[IrisError])
             f"the {what} cannot be locked: {reason}", where=where,
             fix="Its file system has no locks (flock): put it on a local disk, or mount that with locks.",
         ) from None  # fmt: skip
+    name = b""
     with suppress(OSError):  # on a full disk it is held without a name
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _own_name(), 0)
-    return descriptor
-
-
-def release_lock(descriptor: int) -> None:
-    """Give a lock back; its file then names nobody. In a child process, close the descriptor alone."""
-    with suppress(OSError):  # on a disk that can no longer be written it goes on naming who held it
-        if _process(_read(descriptor)) == os.getpid():
-            os.ftruncate(descriptor, 0)
-    os.close(descriptor)
+        os.pwrite(descriptor, own := _own_name(), 0)
+        name = own
+    return Lock(descriptor, name, what, error)
 
 
 def holder(file: Path) -> int | None:

@@ -194,7 +194,7 @@ def _sweep(target: Path) -> None:
         except DatasetError:
             continue
         shutil.rmtree(left, ignore_errors=True)
-        os.close(lock)
+        os.close(lock.descriptor)
 
 
 def _fill(dataset: Dataset, recording: Recording, path: Path) -> None:

@@ -11,7 +11,7 @@ from iris_cli.files import write_atomically
 from iris_cli.latest import latest_checkpoint, newest_whole, read_state
 from iris_cli.object_store import Location, StoreURL
 from iris_cli.replay.dataset import Dataset
-from iris_cli.replay.lock import release_lock, take_lock
+from iris_cli.replay.lock import take_lock
 
 
 def repair(path: Location, *, dry_run: bool = False) -> list[str]:
@@ -47,7 +47,7 @@ def _run(path: Path, *, dry_run: bool) -> list[str]:
     try:
         return _go_back(path, dry_run=False)
     finally:
-        release_lock(lock)
+        lock.release()
 
 
 def _go_back(path: Path, *, dry_run: bool) -> list[str]:

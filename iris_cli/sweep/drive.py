@@ -12,7 +12,7 @@ from typing import Any
 from iris_cli import console, interrupts
 from iris_cli.device import choose_device
 from iris_cli.errors import ConfigError, Interrupted, IrisError, RunError
-from iris_cli.replay.lock import holder, release_lock, take_lock
+from iris_cli.replay.lock import holder, take_lock
 from iris_cli.report import Report
 from iris_cli.stages import report as page
 from iris_cli.stages import scores
@@ -175,7 +175,7 @@ def _driving(sweep: Sweep) -> Iterator[None]:
     try:
         yield
     finally:
-        release_lock(lock)
+        lock.release()
 
 
 def _write_job(sweep: Sweep, todo: list[Entry]) -> None:

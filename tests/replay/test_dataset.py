@@ -391,6 +391,28 @@ def test_tokens_that_do_not_fit_are_refused(dataset: Dataset, start: int, tokens
 # One writer
 
 
+def test_of_two_nodes_that_do_not_see_each_other_s_locks_the_first_gives_way(dataset: Dataset, path: Path) -> None:
+    append(dataset, 10)
+    code = (
+        "import fcntl; fcntl.flock = lambda descriptor, how: None  # of another node\n"
+        f"from iris_cli.replay.dataset import Dataset; dataset = Dataset.open({str(path)!r}, writable=True)\n"
+        "dataset.rewind(5, writer='run'); input()"
+    )
+    second = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True, cwd=ROOT)
+    while Dataset.open(path).num_steps == 10:
+        assert second.poll() is None
+
+    for work in (
+        lambda: append(dataset, 10),
+        lambda: dataset.rewind(3, writer="run"),
+        lambda: dataset.write_tokens("abc123", 0, np.zeros((3, 4), np.int64)),
+    ):
+        with pytest.raises(DatasetError, match=f"process {second.pid} has taken the dataset over"):
+            work()
+    second.communicate("\n")
+    assert Dataset.open(path).num_steps == 5
+
+
 def test_a_second_writer_is_told_who_writes(dataset: Dataset, path: Path) -> None:
     code = f"from iris_cli.replay.dataset import Dataset; Dataset.open({str(path)!r}, writable=True)"
     second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -12,7 +12,7 @@ import pytest
 
 from iris_cli.errors import RunError
 from iris_cli.replay import lock as module
-from iris_cli.replay.lock import holder, release_lock, take_lock
+from iris_cli.replay.lock import Lock, holder, take_lock
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -27,7 +27,7 @@ time.sleep(60)
 """
 
 
-def take(file: Path) -> int:
+def take(file: Path) -> Lock:
     return take_lock(file, what="run", where=file.parent, error=RunError)
 
 
@@ -49,7 +49,7 @@ def test_a_second_process_is_told_who_holds_the_lock_and_gets_it_when_that_is_ki
     assert "\n" not in words
     assert file.read_text().startswith(f"{other.pid}\n")  # its name stays, and holds nobody up
     assert holder(file) is None
-    release_lock(take(file))
+    take(file).release()
     assert file.read_bytes() == b""
 
 
@@ -63,7 +63,7 @@ def test_what_stands_in_a_lock_that_nobody_holds_does_not_matter(tmp_path: Path,
     with pytest.raises(RunError, match=f"process {os.getpid()} is writing to the run"):
         take(file)
     assert holder(file) == os.getpid()
-    release_lock(mine)
+    mine.release()
 
 
 def test_a_lock_of_an_earlier_version_names_its_process(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_lock_of_an_earlier_version_names_its_process(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match=r"process 4711 is writing to the run\."):
         take(file)
-    os.close(mine)
+    mine.release()
 
 
 def test_a_full_disk_takes_no_more_than_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_a_full_disk_takes_no_more_than_the_name(tmp_path: Path, monkeypatch: py
 
     with pytest.raises(RunError, match="process unknown is writing to the run"):
         take(tmp_path / ".lock")
-    release_lock(mine)
+    mine.release()
 
 
 def test_a_disk_that_can_no_longer_be_written_gives_a_lock_back_all_the_same(
@@ -99,9 +99,9 @@ def test_a_disk_that_can_no_longer_be_written_gives_a_lock_back_all_the_same(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "ftruncate", fail)
-        release_lock(mine)
+        mine.release()
 
-    release_lock(take(tmp_path / ".lock"))
+    take(tmp_path / ".lock").release()
 
 
 def test_a_file_system_without_locks_is_told_from_one_that_is_locked(
