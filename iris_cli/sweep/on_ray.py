@@ -8,11 +8,14 @@ cluster must have this program installed and see the sweep's folder under the sa
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,9 +23,11 @@ import ray
 from iris_cli import console
 from iris_cli.errors import ConfigError
 from iris_cli.machine import cores
+from iris_cli.replay.lock import holder
 from iris_cli.sweep.engine import Ended
 from iris_cli.sweep.manifest import Sweep
 from iris_cli.sweep.process import carry_out
+from iris_cli.sweep.states import read_state
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -47,17 +52,24 @@ class OnRay:
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
         self._folder: str | None = None  # of a cluster of our own
+        self._set: list[str] = []  # variables for it alone
         self.room: int | None = sweep.placement.parallel
-        self._under_way: dict[Any, str] = {}
+        self._under_way: dict[Any, tuple[str, int]] = {}  # by its task: a run, and how often it had been begun before
         os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
         address = sweep.placement.address
-        with _own_signals():
+        with _own_signals(), _heard() as heard:
             try:
                 self._connect(address)
             except (ConnectionError, RuntimeError, ValueError, OSError) as error:
                 self.close()
+                where = address or "this machine"
+                if "AuthToken" in heard():
+                    raise ConfigError(
+                        "the Ray cluster asks for a token, and this is not it or there is none", where=where,
+                        fix="Have ~/.ray/auth_token as on its head, and set RAY_AUTH_MODE=token.",
+                    ) from None  # fmt: skip
                 raise ConfigError(
-                    f"the Ray cluster cannot be reached ({_first_line(error)})", where=address or "this machine",
+                    f"the Ray cluster cannot be reached ({_first_line(error)})", where=where,
                     fix="Look at it with: ray status. Or go without: --engine local",
                 ) from None  # fmt: skip
         gpus = sweep.placement.gpus_per_run
@@ -73,7 +85,8 @@ class OnRay:
         settings = {key: value for key, value in os.environ.items() if key.startswith("IRIS_")}
         sweep = self._sweep
         task = self._task.remote(str(sweep.directory), name, str(sweep.root), sweep.wanted.cpus_per_run, settings)
-        self._under_way[task] = name
+        before = read_state(sweep, sweep.entry(name))
+        self._under_way[task] = name, before.starts if before else 0
 
     def ended(self, seconds: float) -> list[Ended]:
         if not self._under_way:
@@ -81,11 +94,13 @@ class OnRay:
         ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=seconds)
         if ready:  # others may have ended as well
             ready, _ = ray.wait(list(self._under_way), num_returns=len(self._under_way), timeout=0)
-        return [self._outcome(reference) for reference in ready]
+        return [self._outcome(reference) for reference in ready] + self._lost()
 
     def close(self) -> None:
         with _own_signals():
             ray.shutdown()
+        for name in self._set:
+            os.environ.pop(name, None)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -98,6 +113,11 @@ class OnRay:
             ray.init(address=address, **quiet)
             return
         self._folder = _short_folder()
+        if (
+            not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & os.environ.keys()
+        ):  # or Ray makes a token in the user's home, for all clusters from then on
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            self._set += ["RAY_AUTH_TOKEN", "RAY_AUTH_MODE"]  # the second by Ray
         each = self._sweep.wanted.cpus_per_run
         room = (self._sweep.placement.parallel or max(1, cores() // each)) * each
         ray.init(
@@ -117,14 +137,44 @@ class OnRay:
             raise ConfigError(words, where="--cpus-per-run, --gpus-per-run")
         console.warn(f"{words}; the runs wait for one")  # a cluster may grow
 
+    def _lost(self) -> list[Ended]:
+        """Runs on machines that are gone without a word, for which Ray itself waits minutes: they are given up."""
+        nodes = ray.nodes()
+        gone = {node["NodeManagerHostname"] for node in nodes if not node["Alive"]}
+        gone -= {node["NodeManagerHostname"] for node in nodes if node["Alive"]}
+        lost = []
+        for task, (name, starts) in list(self._under_way.items()) if gone else ():
+            state = read_state(self._sweep, self._sweep.entry(name))
+            if state is not None and state.starts > starts and state.node in gone:
+                del self._under_way[task]
+                lost.append(Ended(name, None, f"{state.node} is gone"))
+        return lost
+
     def _outcome(self, reference: Any) -> Ended:
-        name = self._under_way.pop(reference)
+        name, _ = self._under_way.pop(reference)
         try:
             return Ended(name, ray.get(reference))
         except ray.exceptions.RayTaskError as error:  # our own few lines failed there, such as a missing folder
             return Ended(name, 1, f"it could not be started: {_last_line(error)}")
         except ray.exceptions.RayError as error:
             return Ended(name, None, type(error).__name__)
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[Callable[[], str]]:
+    """What this process's standard error gets within it, of Ray's C++ too, is kept back; it can be asked for."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile("w+", errors="replace") as file, contextlib.ExitStack() as back:
+        kept = os.dup(2)
+        back.callback(os.close, kept)
+        back.callback(os.dup2, kept, 2)
+        os.dup2(file.fileno(), 2)
+
+        def heard() -> str:
+            file.seek(0)
+            return file.read()
+
+        yield heard
 
 
 @contextlib.contextmanager
@@ -139,9 +189,15 @@ def _own_signals() -> Iterator[None]:
 
 
 def _short_folder() -> str:
-    """A new folder whose sockets have paths that the system takes."""
+    """A new folder whose sockets have paths that the system takes; those that killed processes left are removed."""
     usual = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="iris-ray-", dir=usual if len(usual) <= _LONGEST_FOLDER else "/tmp")
+    place = Path(usual if len(usual) <= _LONGEST_FOLDER else "/tmp")
+    for process in place.glob("iris-ray-*/process"):  # folders of other people are passed over
+        if holder(process) is None:
+            shutil.rmtree(process.parent, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix="iris-ray-", dir=place))
+    (made / "process").write_text(f"{os.getpid()}\n")
+    return str(made)
 
 
 def _first_line(error: Exception) -> str:

@@ -45,18 +45,19 @@ round:
 then:
   - evaluate: {episodes: 1, max_steps: 10, measured_steps: 0}
 """
-QUICK = """
+ROUNDS = """
 preset: tiny
 game: Pong
 dataset: data/{game}-{seed}.zarr
 run: runs/{game}-{seed}
-rounds: 16
+rounds: %d
 round: [{collect: {steps: 20}}]
 then: [{evaluate: {episodes: 1, max_steps: 10, measured_steps: 0}}]
 """
-FILES = {  # by what they are for: every stage; many short ones, about two seconds, so that they can be met under way
+FILES = {  # by what they are for: every stage; many short ones, so that they can be met under way
     "all": (ALL_STAGES, ["collect", "train-tokenizer", "train-dynamics", "train-actor-critic"] * 2 + ["evaluate"]),
-    "quick": (QUICK, ["collect"] * 16 + ["evaluate"]),
+    "quick": (ROUNDS % 16, ["collect"] * 16 + ["evaluate"]),  # about two seconds
+    "long": (ROUNDS % 60, ["collect"] * 60 + ["evaluate"]),  # about seven
 }
 
 

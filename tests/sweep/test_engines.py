@@ -95,11 +95,32 @@ def test_on_ray_a_worker_the_driver_and_a_node_are_killed_and_every_run_ends_onc
 
     assert f"{name}: its worker or node died (WorkerCrashedError); it goes on (retry 1 of 3)." in said
     assert 0 < len(before) < len(GAMES) * len(SEEDS)
+    [left] = Path(os.environ["TMPDIR"]).glob("iris-ray-*/process")
+    assert left.read_text() == f"{driver.pid}\n"
     assert resumed.exit_code == 0, resumed.output
     assert "on a Ray cluster of 2 nodes" in resumed.output
     assert re.search(r"its worker or node died \(\w+\); it goes on", resumed.output)
     assert {run: place.states()[run] for run in before} == before  # nothing was done twice
     place.assert_end(*(f"{game.lower()}-{seed}" for game in GAMES for seed in SEEDS))
+
+
+def test_what_a_killed_driver_left_is_removed_and_what_others_use_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="an extra")
+    from iris_cli.sweep import on_ray
+
+    over = subprocess.Popen(["true"])
+    over.wait()
+    monkeypatch.setattr(on_ray.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(on_ray, "_LONGEST_FOLDER", 1000)
+    for name, process in (("over", over.pid), ("used", os.getpid()), ("another", "")):
+        (tmp_path / f"iris-ray-{name}" / "r").mkdir(parents=True)
+        (tmp_path / f"iris-ray-{name}" / "process").write_text(f"{process}\n") if process else None
+
+    made = Path(on_ray._short_folder())
+
+    assert sorted(tmp_path.iterdir()) == sorted([made, tmp_path / "iris-ray-another", tmp_path / "iris-ray-used"])
 
 
 @pytest.mark.pipeline
