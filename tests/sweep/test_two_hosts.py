@@ -1,10 +1,11 @@
-"""A sweep on a Ray cluster of two hosts, with a network of their own between them that can be cut.
+"""A sweep on a Ray cluster of two hosts, and training as one on both: with a network of their own that can be cut.
 
 The hosts are namespaces of this machine: each has its own name, addresses and loopback; both see the same files.
 Needs root, iproute2 and util-linux; skipped without them.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -19,12 +20,13 @@ from typing import Any
 
 import pytest
 
+IRIS = (sys.executable, "-m", "iris_cli")
 ADDRESS = "10.77.0.1:6379"
 RAY = (sys.executable, "-m", "ray.scripts.scripts")  # which is what the program ray calls
 
 
 class Hosts:
-    """Two hosts, the first of which carries the head of the Ray cluster."""
+    """Two hosts. A Ray cluster's head would be on the first."""
 
     def __init__(self, folder: Path) -> None:
         self._names = [f"it{uuid.uuid4().hex[:6]}{number}" for number in (1, 2)]
@@ -86,8 +88,7 @@ def ip(*command: str) -> str:
 
 @pytest.fixture
 def hosts(place: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
-    """Two hosts that see each other, with a Ray cluster that asks for a token."""
-    pytest.importorskip("ray", reason="an extra")
+    """Two hosts that see each other."""
     if os.geteuid() != 0 or not all(shutil.which(program) for program in ("ip", "unshare", "hostname")):
         pytest.skip("needs root, iproute2 and util-linux")
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
@@ -98,7 +99,6 @@ def hosts(place: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
             hosts.begin()
         except subprocess.CalledProcessError as error:
             pytest.skip(f"no network namespaces: {error.stderr.strip()}")
-        hosts.begin_ray()
         yield hosts
     finally:
         for process in place.processes():
@@ -111,13 +111,14 @@ def hosts(place: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
 def test_a_host_loses_its_power_and_its_run_goes_on_at_the_other(
     place: Any, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    iris = (sys.executable, "-m", "iris_cli")
+    pytest.importorskip("ray", reason="an extra")
+    hosts.begin_ray()
     place.write("long")
     sweep = ("sweep", "tiny.yaml", "--seeds", "2", "--device", "cpu", "--address", ADDRESS)
-    refused, _ = hosts.start(1, *iris, *sweep).communicate(timeout=100)
+    refused, _ = hosts.start(1, *IRIS, *sweep).communicate(timeout=100)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
 
-    driver = hosts.start(1, *iris, *sweep)
+    driver = hosts.start(1, *IRIS, *sweep)
     there = place.wait(lambda: [name for name in place.under_way() if place.states()[name].node == hosts.name(2)])
     hosts.lose(2)
     said, _ = driver.communicate(timeout=300)
@@ -131,3 +132,31 @@ def test_a_host_loses_its_power_and_its_run_goes_on_at_the_other(
     assert place.states()[there[0]].node == hosts.name(1)
     assert not re.search("Traceback", said + place.said())
     place.assert_end("pong-0", "pong-1")
+
+
+@pytest.mark.pipeline
+def test_processes_of_two_hosts_train_as_one(place: Any, hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word on which network: the hosts' names lead nowhere, or to loopback, as they do on many machines."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    hosts.start(1, *IRIS, "collect", "--env", "Pong", "--steps", "100", "--out", "pong.zarr").communicate()
+    train = ("train-tokenizer", "pong.zarr", "--preset", "tiny", "--updates", "10", "--set", "tokenizer.lpips=none")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
+                "--master-addr=10.77.0.1", "--master-port=29500", "-m", "iris_cli", "--")  # fmt: skip
+
+    alone, _ = hosts.start(1, *IRIS, *train, "--run", "alone").communicate()
+    both = [
+        hosts.start(number, *torchrun[:3], f"--node-rank={number - 1}", *torchrun[3:], *train, "--run", "both")
+        for number in (1, 2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in both]
+
+    assert [process.returncode for process in both] == [0, 0], said
+    losses = [losses_of(Path(name)) for name in ("alone", "both")]
+    assert len(losses[0]) > 0, alone
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def losses_of(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["total_loss"] for line in lines if "total_loss" in line]
