@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from iris_cli.errors import ConfigError
+from iris_cli.errors import ConfigError, reason_of
 from iris_cli.object_store import Location, StoreURL, located, on_this_machine
 
 MAX_VALUES = 20_000  # of a file; an alias counts as all that it stands for, as often as it stands there
@@ -57,7 +57,7 @@ def load_yaml(path: Path) -> Document:
     except FileNotFoundError:
         raise ConfigError("there is no such file", where=path, fix="Pipelines lie in pipelines/.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the file cannot be read ({error})", where=path) from None
+        raise ConfigError(f"the file cannot be read ({reason_of(error)})", where=path) from None
     lines: dict[tuple[str | int, ...], int] = {}
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -87,6 +87,12 @@ class Interrupted(Exception):
     """Ctrl-C was pressed, and the work so far is saved. Not an error: the CLI prints it and exits with 130."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in a line: what the system says without the number and the path, which `where` tells."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(said.split())[:200]
+
+
 def out_of_memory(error: BaseException) -> IrisError | None:
     """What to tell of a device or a machine whose memory was too small; None where this is another error.
 

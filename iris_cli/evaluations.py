@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from iris_cli.card import read_card
 from iris_cli.envs.spec import EnvSpec
-from iris_cli.errors import DAMAGE, ConfigError, RunError
+from iris_cli.errors import DAMAGE, ConfigError, RunError, reason_of
 
 EPISODES = 100  # of the protocol that all papers on Atari 100k share
 STEPS = 100_000  # environment steps that the agent may learn from: what gives Atari 100k its name
@@ -95,8 +95,7 @@ def _read(path: Path, run: Path, card: Mapping[str, Any]) -> Evaluation:
             achievement_score=_finite(content["achievements"]["score"]) if "achievements" in content else None,
         )  # fmt: skip
     except (*DAMAGE, ConfigError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(f"the report cannot be read ({reason})", where=path, fix="Remove it.") from None
+        raise RunError(f"the report cannot be read ({reason_of(error)})", where=path, fix="Remove it.") from None
 
 
 def _finite(value: object) -> float:

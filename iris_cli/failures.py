@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from iris_cli.errors import DAMAGE, RunError
+from iris_cli.errors import DAMAGE, RunError, reason_of
 from iris_cli.files import write_atomically
 
 
@@ -64,7 +64,7 @@ def write_failure(directory: Path, failure: Failure) -> Path:
         )  # fmt: skip
         write_atomically(path.with_suffix(".json"), json.dumps({**facts, "not_finite": broken}, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
-        raise RunError(f"the batch cannot be written ({error})", where=path) from None
+        raise RunError(f"the batch cannot be written ({reason_of(error)})", where=path) from None
     return path
 
 
@@ -80,7 +80,7 @@ def read_failure(path: Path) -> Failure:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         metrics = {name: float(value) for name, value in facts.pop("metrics").items()}
     except (*DAMAGE, SafetensorError) as error:
-        raise RunError(f"the file cannot be read as a failed update ({error})", where=path) from None
+        raise RunError(f"the file cannot be read as a failed update ({reason_of(error)})", where=path) from None
     batch, weights = (
         {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
         for start in ("batch.", "weights.")

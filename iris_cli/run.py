@@ -38,7 +38,7 @@ from iris_cli.checkpoints import Checkpoint, read_checkpoint, sizes_in, write_ch
 from iris_cli.config import dump_yaml, to_mapping, updated
 from iris_cli.envs.spec import EnvSpec
 from iris_cli.envs.vector import VectorEnv
-from iris_cli.errors import ConfigError, DatasetError, RunError, StoreError, TrainingError
+from iris_cli.errors import ConfigError, DatasetError, RunError, StoreError, TrainingError, reason_of
 from iris_cli.files import write_atomically
 from iris_cli.latest import check_state, latest_checkpoint
 from iris_cli.learn.optimizers import make_optimizer
@@ -190,7 +190,7 @@ class Run:
                 copy.lock_here(draft)
         except OSError as error:
             raise RunError(
-                f"the run cannot be made ({error})", where=directory, fix="Name another with --run."
+                f"the run cannot be made: {reason_of(error)}", where=directory, fix="Name another with --run."
             ) from None
         with ExitStack() as open_lock:
             lock = _lock(draft)
@@ -213,7 +213,7 @@ class Run:
                 if not isinstance(error, OSError):
                     raise
                 raise RunError(
-                    f"the run cannot be made: {error}", where=directory, fix="Name another: --run."
+                    f"the run cannot be made: {reason_of(error)}", where=directory, fix="Name another: --run."
                 ) from None
         run.directory, run._is_new, run._copy = directory, True, copy
         run.publish()
@@ -292,8 +292,7 @@ class Run:
             self._visits = {name: Visits(counts, passes.get(name)) for name, counts in state.get("visits", {}).items()}
             self._optimizer_states = checkpoint.optimizers
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise RunError(f"the checkpoint does not fit run.yaml ({reason})", where=path) from None
+            raise RunError(f"the checkpoint does not fit run.yaml ({reason_of(error)})", where=path) from None
 
     # -- saving ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iris_cli.errors import CheckpointError
+from iris_cli.errors import CheckpointError, reason_of
 
 
 def read_foreign(path: Path, *, fix: str) -> Any:
@@ -28,7 +28,7 @@ def read_foreign(path: Path, *, fix: str) -> Any:
             warnings.simplefilter("ignore")  # about foreign pickles: the error says enough
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"the file cannot be read: {error.strerror or error}", where=path, fix=fix) from None
+        raise CheckpointError(f"the file cannot be read: {reason_of(error)}", where=path, fix=fix) from None
     except Exception as error:  # a foreign file can make the unpickler raise anything
         reason = "damaged, or more than tensors in it: " + type(error).__name__
         raise CheckpointError(f"the file cannot be read as weights ({reason})", where=path, fix=fix) from None

@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from iris_cli.errors import DAMAGE, DatasetError
+from iris_cli.errors import DAMAGE, DatasetError, reason_of
 from iris_cli.files import flush
 from iris_cli.object_store import Location, StoreURL, client_of, listing, look, patiently, put, remove, together
 from iris_cli.replay.fields import Field
@@ -83,7 +83,7 @@ class Arrays:
                 flush(self.path / "zarr.json")
                 flush(self.path)
         except _DAMAGE as error:
-            raise DatasetError(f"the attributes cannot be written: {error}", where=self.path) from None
+            raise DatasetError(f"the attributes cannot be written: {reason_of(error)}", where=self.path) from None
 
     def check_unchanged(self) -> None:
         """Refuse to write data where another machine has committed something since, whose lock is not seen here."""
@@ -160,7 +160,7 @@ class Arrays:
         try:
             self._change(write)
         except _DAMAGE as error:
-            raise DatasetError(f"the array {name} cannot be written: {error}", where=self.path) from None
+            raise DatasetError(f"the array {name} cannot be written: {reason_of(error)}", where=self.path) from None
 
     def write_all(self, writes: Sequence[tuple[str, Field, int, np.ndarray]]) -> None:
         """The same of several."""

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from iris_cli.errors import DatasetError, ShapeError
+from iris_cli.errors import DatasetError, ShapeError, reason_of
 from iris_cli.object_store import Location, StoreURL, located, lock_file
 from iris_cli.replay.arrays import Arrays
 from iris_cli.replay.attributes import (
@@ -111,7 +111,7 @@ class Dataset:
             unfinished.rename(path)
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
-            raise DatasetError(f"the dataset cannot be created: {error}", where=path) from None
+            raise DatasetError(f"the dataset cannot be created: {reason_of(error)}", where=path) from None
         return dataset
 
     @classmethod

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from iris_cli.errors import IrisError
+from iris_cli.errors import IrisError, reason_of
 from iris_cli.object_store import Location
 
 _LONGEST = 200  # characters of the command that are kept
@@ -83,7 +83,7 @@ def take_lock(file: Path, *, what: str, where: Location, error: type[IrisError])
     except FileNotFoundError:
         raise error(f"the {what} is damaged: {file.parent.name} cannot be opened", where=where) from None
     except OSError as reason:
-        raise error(f"the {what} cannot be written: {reason}", where=where) from None
+        raise error(f"the {what} cannot be written: {reason_of(reason)}", where=where) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -96,7 +96,7 @@ def take_lock(file: Path, *, what: str, where: Location, error: type[IrisError])
     except OSError as reason:
         os.close(descriptor)
         raise error(
-            f"the {what} cannot be locked: {reason}", where=where,
+            f"the {what} cannot be locked: {reason_of(reason)}", where=where,
             fix="Its file system has no locks (flock): put it on a local disk, or mount that with locks.",
         ) from None  # fmt: skip
     name = b""

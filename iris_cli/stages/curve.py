@@ -15,7 +15,7 @@ import numpy as np
 from iris_cli import plots
 from iris_cli.card import read_card
 from iris_cli.envs.spec import EnvSpec
-from iris_cli.errors import DAMAGE, ConfigError, RunError
+from iris_cli.errors import DAMAGE, ConfigError, RunError, reason_of
 from iris_cli.evaluations import TIME, evaluations
 from iris_cli.learn.scores import RANDOM_AND_HUMAN
 from iris_cli.metrics import Line, is_number, read_metrics
@@ -117,7 +117,7 @@ def points_in(lines: Iterable[Line], run: Path) -> list[Point]:
                 )  # fmt: skip
             seconds += _number(line["seconds"])
     except DAMAGE as error:
-        raise RunError(f"the metrics cannot be read ({error})", where=run / "metrics.jsonl") from None
+        raise RunError(f"the metrics cannot be read ({reason_of(error)})", where=run / "metrics.jsonl") from None
     return points
 
 
@@ -153,7 +153,7 @@ def _standard_error(path: Path) -> float | None:
     except FileNotFoundError:
         return None
     except DAMAGE as error:
-        raise RunError(f"the report cannot be read ({error})", where=path, fix="Remove it.") from None
+        raise RunError(f"the report cannot be read ({reason_of(error)})", where=path, fix="Remove it.") from None
 
 
 def _label(run: Path, runs: Collection[Path]) -> str:

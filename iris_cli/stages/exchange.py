@@ -11,7 +11,7 @@ from iris_cli.agents.plausible import check_plausible
 from iris_cli.config import convert, parse_assignments, to_mapping, updated
 from iris_cli.device import choose_device
 from iris_cli.envs.spec import training_spec
-from iris_cli.errors import CheckpointError, ConfigError
+from iris_cli.errors import CheckpointError, ConfigError, reason_of
 from iris_cli.files import replacing
 from iris_cli.nn.lpips import load_lpips
 from iris_cli.object_store import Location
@@ -63,8 +63,7 @@ def import_checkpoint(
         check_plausible(name, config, num_actions, sizes)
         agent = build(name, config, num_actions)
     except (ConfigError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"its settings are not those of its weights ({reason})", where=source) from None
+        raise CheckpointError(f"its settings are not those of its weights ({reason_of(error)})", where=source) from None
     published.load_published(agent, content)
     perceptual = any(name.startswith("tokenizer.lpips.") for name in content)
     if perceptual:
@@ -109,7 +108,7 @@ def export_checkpoint(run: Run, target: Path) -> Report:
         with replacing(target) as draft:
             torch.save(content, draft)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"the file cannot be written ({error})", where=target) from None
+        raise CheckpointError(f"the file cannot be written ({reason_of(error)})", where=target) from None
     return Report(stage="export-checkpoint", figures={"entries": entries} | figures, files={"checkpoint": target})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from iris_cli import console, interrupts
-from iris_cli.errors import ConfigError, DatasetError, Interrupted
+from iris_cli.errors import ConfigError, DatasetError, Interrupted, reason_of
 from iris_cli.formats.minari import MinariWriter
 from iris_cli.formats.recording import Block
 from iris_cli.formats.video import FilmWriter
@@ -166,6 +166,6 @@ def _workplace(target: Path) -> Iterator[Path]:
         draft.mkdir(parents=True)
         yield draft
     except OSError as error:
-        raise DatasetError(f"it cannot be written: {error.strerror or error}", where=target) from None
+        raise DatasetError(f"it cannot be written: {reason_of(error)}", where=target) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)

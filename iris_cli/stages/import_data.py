@@ -21,7 +21,7 @@ from iris_cli import console, interrupts
 from iris_cli.envs.pictures import MAX_PIXELS, frame_of, layout_of
 from iris_cli.envs.spec import EnvSpec, imported_spec, training_spec
 from iris_cli.envs.vector import VectorEnv
-from iris_cli.errors import ConfigError, DatasetError, Interrupted
+from iris_cli.errors import ConfigError, DatasetError, Interrupted, reason_of
 from iris_cli.formats.minari import PREFIX, folder_of, is_minari, read_minari
 from iris_cli.formats.npz import read_npz
 from iris_cli.formats.recording import MAX_ACTIONS, Block, Recording
@@ -181,7 +181,7 @@ def _appearing(
     except DatasetError as error:
         raise DatasetError(error.what, where=target if error.where == draft else error.where, fix=error.fix) from None
     except OSError as error:
-        raise DatasetError(f"the dataset cannot be written: {error.strerror or error}", where=target) from None
+        raise DatasetError(f"the dataset cannot be written: {reason_of(error)}", where=target) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -32,7 +32,7 @@ from iris_cli.agents.plausible import MAX_ACTIONS, check_plausible
 from iris_cli.config import to_mapping, updated
 from iris_cli.device import choose_device
 from iris_cli.envs.spec import EnvSpec
-from iris_cli.errors import ConfigError, DatasetError, IrisError, RunError
+from iris_cli.errors import ConfigError, DatasetError, IrisError, RunError, reason_of
 from iris_cli.evaluations import final_evaluation
 from iris_cli.object_store import Location
 from iris_cli.replay.dataset import Dataset
@@ -176,7 +176,7 @@ def _appearing(target: Path) -> Iterator[Path]:
         yield draft
         draft.rename(target)
     except OSError as error:
-        raise RunError(f"it cannot be written: {error.strerror or error}", where=target) from None
+        raise RunError(f"it cannot be written: {reason_of(error)}", where=target) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -304,8 +304,7 @@ def _read_weights(path: Path, agent: str, config: Any, num_actions: int) -> dict
             raise ValueError(f"{len(differing)} tensors differ from config.json's agent, such as {differing[0][:80]}")
         weights = load_file(path)
     except (OSError, SafetensorError, ValueError, RuntimeError, TypeError, ConfigError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(f"{WEIGHTS} cannot be used ({reason})", where=path.parent) from None
+        raise RunError(f"{WEIGHTS} cannot be used ({reason_of(error)})", where=path.parent) from None
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise RunError(f"{WEIGHTS} cannot be used ({broken[0]} is not finite)", where=path.parent)

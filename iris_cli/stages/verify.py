@@ -9,7 +9,7 @@ import torch
 from iris_cli.card import neither, read_card
 from iris_cli.checkpoints import numbered, read_checkpoint
 from iris_cli.digests import check_files, has_digests
-from iris_cli.errors import DatasetError, RunError
+from iris_cli.errors import DatasetError, RunError, reason_of
 from iris_cli.latest import latest_checkpoint, read_state
 from iris_cli.metrics import read_metrics
 from iris_cli.object_store import Location, located
@@ -90,7 +90,7 @@ def _report(path: Path) -> Finding:
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        return Finding(name, f"cannot be read ({error})", is_wrong=True)
+        return Finding(name, f"cannot be read ({reason_of(error)})", is_wrong=True)
     return Finding(name, "readable")
 
 
