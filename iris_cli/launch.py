@@ -1,9 +1,14 @@
 """How this process was started: alone, or as one of several by torchrun. Knows no torch, for quick commands."""
 
+import fcntl
 import os
+import socket
+import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 WAIT_SECONDS = float(os.environ.get("IRIS_WAIT_SECONDS", "300"))  # that processes wait for each other
+_SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
 class Launch(NamedTuple):
@@ -36,3 +41,26 @@ def launch() -> Launch:
     """What torchrun, or another program that sets the same four variables, says of this process."""
     found = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")]
     return Launch(*map(int, found)) if all(map(str.isdecimal, found)) else Launch()
+
+
+def choose_network() -> None:
+    """Let gloo use the network that leads to the first process: it goes by host names, which often are loopback's."""
+    interface = _interface_to(os.environ.get("MASTER_ADDR", ""))
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+
+
+def _interface_to(host: str) -> str | None:
+    """The network interface that leads to a host, such as eth0; None where that is this machine alone, or not known."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.connect((host, 9))  # sends nothing
+            own = asking.getsockname()[0]
+            for _, name in socket.if_nameindex():
+                with suppress(OSError):  # one without an address
+                    answer = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", name.encode()))
+                    if socket.inet_ntoa(answer[20:24]) == own and not own.startswith("127."):
+                        return name
+    except OSError:
+        pass
+    return None

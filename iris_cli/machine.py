@@ -1,18 +1,12 @@
 """What this machine is: processor, cores, memory, GPU."""
 
-import fcntl
 import os
 import platform
-import socket
-import struct
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-
-_SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -46,22 +40,6 @@ def commit() -> str | None:
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def interface_to(host: str) -> str | None:
-    """The network interface that leads to a host, such as eth0; None where that is this machine alone, or not known."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            asking.connect((host, 9))  # sends nothing
-            own = asking.getsockname()[0]
-            for _, name in socket.if_nameindex():
-                with suppress(OSError):  # one without an address
-                    answer = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", name.encode()))
-                    if socket.inet_ntoa(answer[20:24]) == own and not own.startswith("127."):
-                        return name
-    except OSError:
-        pass
-    return None
 
 
 def memory() -> tuple[int, int]:

@@ -16,7 +16,7 @@ from iris_cli.envs.spec import EnvSpec, training_spec
 from iris_cli.envs.vector import VectorEnv
 from iris_cli.errors import ConfigError, DatasetError, IrisError, RunError
 from iris_cli.history import Note
-from iris_cli.launch import WAIT_SECONDS, Launch, launch
+from iris_cli.launch import WAIT_SECONDS, Launch, choose_network, launch
 from iris_cli.loggers.feed import Feed, check_names
 from iris_cli.loggers.records import Origin
 from iris_cli.nn import data_parallel
@@ -105,6 +105,7 @@ def open_together(dataset: Path, *, device: str = "auto", run: Path | None = Non
     if start.processes == 1:
         return open_for_training(dataset, device=device, run=run, **options)
     device = _own_device(device, start)
+    choose_network()
     data_parallel.join(torch.device(device), WAIT_SECONDS)
     if start.rank == 0:
         opened = open_for_training(dataset, device=device, run=run, **options)

@@ -14,7 +14,6 @@ Random draws: on a CPU dropout draws the masks of the whole batch and takes its 
 one process. On a GPU, where kernels draw, each process drops by a stream of its own, and equality needs dropout 0.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -26,7 +25,6 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from iris_cli.errors import ConfigError, ProcessError
-from iris_cli.machine import interface_to
 
 _BUCKET = 2**23  # numbers that travel at once
 _SAID = "iris/said"  # key in the store: how many processes told the user of an error
@@ -93,8 +91,6 @@ def join(device: torch.device, seconds: float) -> None:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, rank, processes = next(rendezvous("env://", timeout=limit))
-        if (interface := interface_to(os.environ["MASTER_ADDR"])) is not None:  # gloo itself goes by the host's name,
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)  # which is often that of loopback
         dist.init_process_group(backend, store=store, rank=rank, world_size=processes, timeout=limit)
     except (RuntimeError, ValueError) as error:
         raise _lost(error, seconds) from None

@@ -12,7 +12,6 @@ import secrets
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,7 +162,6 @@ class OnRay:
 @contextlib.contextmanager
 def _heard() -> Iterator[Callable[[], str]]:
     """What this process's standard error gets within it, of Ray's C++ too, is kept back; it can be asked for."""
-    sys.stderr.flush()
     with tempfile.TemporaryFile("w+", errors="replace") as file, contextlib.ExitStack() as back:
         kept = os.dup(2)
         back.callback(os.close, kept)
