@@ -784,7 +784,7 @@ def scores(runs: tuple[Path, ...], as_json: bool, **options: Any) -> None:
 @click.option("--out", type=PATH, default=Path("curve.png"), show_default=True, help="Picture: .png, .svg or .pdf.")
 @click.option("--x", type=click.Choice(["steps", "minutes"]), default="steps", show_default=True, help="Axis.")
 @click.option("--random", type=float, help="Score of random play to mark.  [default: the published one]")
-@click.option("--threshold", type=float, help="Score to mark.")
+@click.option("--threshold", type=float, help="Score to mark, and to say when it was reached.")
 def curve(runs: tuple[Path, ...], **options: Any) -> None:
     """Draw how the evaluations of RUNS grew with steps or time, a line for each run.
 

@@ -116,7 +116,7 @@ class Arrays:
         # zarr reads a missing chunk as zeros
         missing = [number for number, chunk in enumerate(_chunks(array, 0, length)) if chunk not in files]
         if missing:
-            raise self.damaged(name, f"lacks {len(missing)} chunks, the first is {missing[0]}")
+            raise self.damaged(name, f"lacks {len(missing)} chunk{'s' * (len(missing) > 1)}, the first is {missing[0]}")
 
     def check_all(self, parts: Sequence[tuple[str, Field | None, int]]) -> None:
         """The same of several, by name, field (None: tokens) and items."""

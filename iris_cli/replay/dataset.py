@@ -525,7 +525,8 @@ class Dataset:
                 bad.append(start)
         if bad:
             where = f"the first holds {bad[0]:,} to {min(bad[0] + size, length) - 1:,}"
-            return Finding(name, f"{len(bad)} of its chunks are damaged, {where} of {length:,}", is_wrong=True)
+            count = f"{len(bad)} of its chunks are" if len(bad) > 1 else "one of its chunks is"
+            return Finding(name, f"{count} damaged, {where} of {length:,}", is_wrong=True)
         return Finding(name, f"{length:,}, as they were written")
 
     def _left(self) -> list[tuple[str, str]]:

@@ -51,7 +51,7 @@ def curve(
         out: the picture: .png, .svg or .pdf.
         x: "steps" or "minutes".
         random: score of random play to mark; None takes the published one, where there is one.
-        threshold: score to mark.
+        threshold: score to mark, and to say when it was first reached.
 
     Raises:
         ConfigError: if the runs play different games, or the picture is of another kind.
@@ -72,7 +72,19 @@ def curve(
     figures: dict[str, float | int | str] = {
         f"{_label(run, games)}, last score": found[-1].score for run, found in points.items()
     }
+    if threshold is not None:
+        figures |= {
+            f"{_label(run, games)}, {threshold:g} after": _first(found, x, threshold) for run, found in points.items()
+        }
     return Report(stage="curve", figures=figures, files={"picture": out})
+
+
+def _first(points: Sequence[Point], x: str, threshold: float) -> str:
+    """When a score was first reached, in words."""
+    for point in points:
+        if point.score >= threshold:
+            return f"{point.steps:,} steps" if x == "steps" else f"{point.minutes:.1f} minutes"
+    return "not reached"
 
 
 def points_of(run: Path) -> list[Point]:

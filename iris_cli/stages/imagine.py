@@ -98,7 +98,7 @@ def imagine(run: Run, settings: Imagine, *, path: Path | None = None) -> Report:
         "mean_imagined_return": float(dreamt),
         "seconds": time.monotonic() - begun,
     }
-    files = {"video": path, "trajectories": beside}
+    files = {"picture" if path.suffix == ".png" else "video": path, "trajectories": beside}
     return Report(stage="imagine", figures=figures, files=files, notes=_notes(run, settings))
 
 

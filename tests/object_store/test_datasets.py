@@ -172,7 +172,7 @@ def test_a_missing_object_is_damage_and_not_zeros(bucket: StoreURL) -> None:
         append(dataset, 100)
     remove([url / "observations" / "c.1.0.0.0"])
 
-    with pytest.raises(DatasetError, match="observations lacks 1 chunks"):
+    with pytest.raises(DatasetError, match="observations lacks 1 chunk"):
         Dataset.open(url)
 
 

@@ -108,7 +108,7 @@ def test_the_place_of_the_damage_is_named(path: Path) -> None:
 
     assert (found.part, found.found) == (
         "observations",
-        "1 of its chunks are damaged, the first holds 64 to 127 of 150",
+        "one of its chunks is damaged, the first holds 64 to 127 of 150",
     )
 
 

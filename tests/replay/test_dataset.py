@@ -535,14 +535,14 @@ def remove(name: str) -> Callable[[Path], object]:
         (retype, "actions has dtype float32"),
         (remove("truncations"), "truncations cannot be opened"),
         (overwrite("rewards/zarr.json", b"{"), "rewards cannot be opened"),
-        (remove("observations/c.1.0.0.0"), "observations lacks 1 chunks, the first is 1"),
-        (remove("truncations/c.0"), "truncations lacks 1 chunks"),
+        (remove("observations/c.1.0.0.0"), "observations lacks 1 chunk, the first is 1"),
+        (remove("truncations/c.0"), "truncations lacks 1 chunk"),
         (overwrite("episode_ends/c.0", b"junk"), "episode_ends has unreadable chunks"),
         (remove("episode_ids"), "episode_ids cannot be opened"),
         (overwrite("episode_ids/c.0", b"junk"), "episode_ids has unreadable chunks"),
         (attribute("committed_episodes", 3), "episode_ends has 2 of 3"),
         (renumber, "episode_ids do not cover"),
-        (remove("tokens/abc123/c.0.0"), "tokens/abc123 lacks 1 chunks"),
+        (remove("tokens/abc123/c.0.0"), "tokens/abc123 lacks 1 chunk"),
     ],
 )
 def test_a_damaged_or_foreign_dataset_is_one_clear_error(

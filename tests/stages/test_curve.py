@@ -107,12 +107,14 @@ def test_runs_trained_by_hand_have_their_reports(scored: Scored) -> None:
 def test_each_run_is_a_line_named_by_its_directory(scored: Scored, drawn: dict) -> None:
     runs = [scored("a", mean=1.0), scored("b", mean=2.0, seed=1), scored("more/a", mean=3.0, seed=2)]
 
-    report = curve([runs[0], runs[1]], Path("c.png"), threshold=5.0)
+    report = curve([runs[0], runs[1]], Path("c.png"), threshold=1.5)
 
     assert [line.label for line in drawn["curves"]] == ["a", "b"]
     assert [list(line.y) for line in drawn["curves"]] == [[1.0], [2.0]]
-    assert (drawn["x_label"], drawn["random"], drawn["threshold"]) == ("environment steps", -20.7, 5.0)
-    assert report.figures == {"a, last score": 1.0, "b, last score": 2.0}
+    assert (drawn["x_label"], drawn["random"], drawn["threshold"]) == ("environment steps", -20.7, 1.5)
+    assert report.figures == {
+        "a, last score": 1.0, "b, last score": 2.0, "a, 1.5 after": "not reached", "b, 1.5 after": "100,000 steps",
+    }  # fmt: skip
     curve(runs, Path("c.png"), x="minutes", random=0.0)
     assert [line.label for line in drawn["curves"]] == ["runs/a", "b", "runs/more/a"]
     assert [list(line.x) for line in drawn["curves"]] == [[60.0]] * 3
