@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that only a GPU can show, into one folder: bash tests/perf/cuda.sh OUT [tests bench stretch catch scaling]
+# All that only a GPU can show, into one folder: bash tests/perf/cuda.sh OUT [tests bench stretch catch scaling runs]
 # Each part is below ten minutes on a large GPU by estimate; none has run on one yet.
 set -u
 out=$(mkdir -p "${1:?where to}" && cd "$1" && pwd); shift
@@ -9,7 +9,7 @@ export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 iris() { "$python" -m iris_cli "$@"; }
 cd "$(mktemp -d)" || exit
 status=0
-for part in ${*:-tests bench stretch catch scaling}; do
+for part in ${*:-tests bench stretch catch scaling runs}; do
   echo "== $part"
   case $part in
     tests) (cd "$here" && "$python" -m pytest -m cuda -p no:cacheprovider) 2>&1 | tee "$out/tests.txt" ;;
@@ -25,6 +25,11 @@ for part in ${*:-tests bench stretch catch scaling}; do
           cp runs/catch-0/reports/evaluate-then.json "$out/catch-$precision.json")
       done ;;
     scaling) iris bench --scaling --device cuda --out "$out/scaling.json" ;;
+    runs) # in turn, and side by side by MPS
+      for how in "" --mps; do
+        OMP_NUM_THREADS=1 "$python" "$here/tests/perf/runs_at_once.py" 1 2 4 --device cuda --gpus-per-run 0.25 --preset published \
+          $how | tee "$out/runs$how.txt"
+      done ;;
     *) echo "no part '$part'" >&2; false ;;
   esac || status=1
 done
