@@ -14,6 +14,7 @@ import json
 import math
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,14 +45,22 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
-def write_checkpoint(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
+def write_checkpoint(
+    directory: Path, number: int, checkpoint: Checkpoint, *, check: Callable[[], None] = lambda: None
+) -> Path:
     """Write `directory/number`, make it the latest and drop all but the newest `KEPT`.
+
+    Args:
+        directory: of the run's checkpoints.
+        number: of this one.
+        checkpoint: its content.
+        check: called once its files are written, before they count; what it raises is raised.
 
     Raises:
         RunError: if it cannot be written; the one before then stays the latest.
     """
     try:
-        return _write(directory, number, checkpoint)
+        return _write(directory, number, checkpoint, check)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save's own errors are of the last kind
         raise RunError(
             f"the checkpoint cannot be written ({first_line(error)})", where=directory,
@@ -59,7 +68,7 @@ def write_checkpoint(directory: Path, number: int, checkpoint: Checkpoint) -> Pa
         ) from None  # fmt: skip
 
 
-def _write(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
+def _write(directory: Path, number: int, checkpoint: Checkpoint, check: Callable[[], None]) -> Path:
     final, draft = directory / f"{number:06d}", directory / f".{number:06d}.partial"
     shutil.rmtree(draft, ignore_errors=True)
     directory.mkdir(exist_ok=True)  # not its parents: a run whose directory was taken away is not to come back in part
@@ -73,6 +82,7 @@ def _write(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
     (draft / MARK).write_text(mark_of(draft), encoding="utf-8")
     flush(draft / MARK)
     flush(draft)
+    check()
     if final.exists():  # left by a run that was killed before `latest` named it
         shutil.rmtree(final)
     draft.rename(final)

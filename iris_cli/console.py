@@ -70,7 +70,8 @@ def show(report: Report) -> None:
         table.add_column(style="cyan")
         table.add_column(overflow="fold")
         for name, value in report.figures.items():
-            table.add_row(escape(name.replace("_", " ")), escape(number(value)))
+            words = name.replace("_", " ") if name.isidentifier() else name  # a path stays as it is
+            table.add_row(escape(words), escape(number(value)))
         _out.print(table)
     for name, path in report.files.items():
         _out.print(f"[green]{escape(name)}[/green] {escape(named(str(path)))}")

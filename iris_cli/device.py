@@ -24,7 +24,9 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"device '{name}' cannot be used ({reason})", where="--device", fix="Choose auto, cpu or cuda."
+            f"device '{name}' cannot be used ({reason})",
+            where="--device",
+            fix="Choose auto or cpu." if name.startswith("cuda") else "Choose auto, cpu or cuda.",
         ) from None
     torch.backends.cudnn.allow_tf32 = False  # tokens and scores are exact; training asks for speed by itself
     return device

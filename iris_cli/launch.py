@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 WAIT_SECONDS = float(os.environ.get("IRIS_WAIT_SECONDS", "300"))  # that processes wait for each other
+_ELSEWHERE = "192.0.2.1"  # an address of nobody (RFC 5737), which the default route leads to
 _SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
@@ -46,6 +47,8 @@ def launch() -> Launch:
 def choose_network() -> None:
     """Let gloo use the network that leads to the first process: it goes by host names, which often are loopback's."""
     interface = _interface_to(os.environ.get("MASTER_ADDR", ""))
+    if interface is None and launch().processes > launch().local_processes:
+        interface = _interface_to(_ELSEWHERE)  # the first process itself, whose own name is loopback's on many systems
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 

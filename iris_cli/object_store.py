@@ -186,13 +186,22 @@ def put(url: StoreURL, content: bytes | Path, *, replacing: str | None = None, n
     if replacing is not None and server in _UNQUOTING:
         replacing = replacing.strip('"')
     mode = "create" if new else "overwrite" if replacing is None else {"e_tag": replacing}
-    try:
+
+    def attempt(mode: Any) -> str:
         return patiently(lambda: obstore.put(client, url.key, content, mode=mode), url)["e_tag"]
+
+    try:
+        return attempt(mode)
     except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
         there, ours = look(url), content if isinstance(content, bytes) else content.read_bytes()
-        if there is not None and there.tag == replacing and server not in _UNQUOTING:
-            _UNQUOTING.add(server)
-            return put(url, content, replacing=replacing)
+        if replacing is not None and there is not None and there.tag == replacing:  # so it was not known by its quotes
+            try:
+                tag = attempt({"e_tag": replacing.strip('"')})
+            except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
+                there = look(url)  # somebody else wrote it just now
+            else:
+                _UNQUOTING.add(server)
+                return tag
         if there is not None and url.read_bytes() == ours:  # it had arrived, and only the answer was lost
             return there.tag
         raise StoreError(

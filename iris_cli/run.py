@@ -309,7 +309,6 @@ class Run:
             self.checkpoint_number, self._saved_at = self.checkpoint_number + 1, time.monotonic()
             return self.directory / "checkpoints"
         self._check_writable()
-        self._check_lock()
         self.checkpoint_number += 1
         optimizers = {**self._optimizer_states, **{name: opt.state_dict() for name, opt in self._optimizers.items()}}
         state = {
@@ -335,8 +334,9 @@ class Run:
                 fix="The last checkpoint is untouched; continue from it with a smaller learning rate.",
             )  # fmt: skip
         path = write_checkpoint(
-            self.directory / "checkpoints", self.checkpoint_number, Checkpoint(weights, optimizers, state)
-        )
+            self.directory / "checkpoints", self.checkpoint_number, Checkpoint(weights, optimizers, state),
+            check=self._check_writable,
+        )  # fmt: skip
         self._saved_at = time.monotonic()
         self.tell()
         self.publish()
@@ -361,6 +361,7 @@ class Run:
         kept = (self.directory / "failures").exists()
         is_empty = not any(self.updates.values()) and not self.collected["steps"]
         if self._is_new and not kept and is_empty and not self._has_written():
+            self._check_writable()
             self.remove()
 
     def _has_written(self) -> bool:
@@ -445,12 +446,9 @@ class Run:
         return self._unlock is not None
 
     def _check_writable(self) -> None:
-        if not self.is_writable:
+        if self._lock is None:
             raise RunError("the run is not open for training", where=self.directory)
-
-    def _check_lock(self) -> None:
-        if self._lock is not None:
-            self._lock.check(self.directory / ".lock", where=self.directory)
+        self._lock.check(self.directory / ".lock", where=self.directory)
 
     def is_trained(self, component: str) -> bool:
         """Whether a component has seen any update, here or where it was imported from."""

@@ -170,7 +170,7 @@ def test_of_two_nodes_that_do_not_see_each_other_s_locks_the_first_gives_way(tmp
         "import fcntl, torch; from pathlib import Path; from iris_cli.run import Run\n"
         "fcntl.flock = lambda descriptor, how: None  # of another node\n"
         f"run = Run.open(Path({str(tmp_path / 'run')!r}), device=torch.device('cpu'), training=True)\n"
-        "run.collected['steps'] = 7; run.save(); print(run.checkpoint_number, flush=True); input(); run.close()"
+        "run.collected['steps'] = 7; run.log(event='x'); run.save(); print(run.checkpoint_number, flush=True); input(); run.close()"
     )
     root = Path(__file__).resolve().parent.parent
     second = subprocess.Popen(
@@ -179,12 +179,20 @@ def test_of_two_nodes_that_do_not_see_each_other_s_locks_the_first_gives_way(tmp
     assert second.stdout is not None
     assert second.stdout.readline() == f"{first.checkpoint_number + 1}\n"
 
-    with pytest.raises(RunError, match=f"process {second.pid} has taken the run over .*, so this one writes nothing"):
+    try:
+        for work in (first.save, lambda: first.log(event="stage")):
+            with pytest.raises(
+                RunError, match=f"process {second.pid} has taken the run over .*, so this one writes no"
+            ):
+                work()
+    finally:
+        second.communicate("\n")
+    with pytest.raises(RunError, match="another process has taken the run over"):  # which has ended by now
         first.save()
-    assert second.communicate("\n")[0] == ""
     first.close()
     last = Run.open(tmp_path / "run", device=CPU)
     assert (last.checkpoint_number, last.collected["steps"]) == (first.checkpoint_number + 1, 7)
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["event"] == "x"
 
 
 def test_a_failed_opening_frees_the_run(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from iris_cli.commands.options import (
     profile_option,
     run_argument,
     trust_option,
+    with_sweeps,
 )
 
 
@@ -86,13 +87,14 @@ def scores(runs: tuple[Path, ...], as_json: bool, **options: Any) -> None:
 
     \b
     Example: iris scores runs/*
+             iris scores runs/sweeps/atari100k
              iris scores runs/* --against TWM --profile profile.png
     """
     from iris_cli import console
     from iris_cli.stages.scores import scores as stage
     from iris_cli.stages.scores import show
 
-    facts = stage(runs, **options)
+    facts = stage(with_sweeps(runs), **options)
     if as_json:
         console.facts("scores", facts, as_json=True)
     else:
@@ -110,9 +112,10 @@ def curve(runs: tuple[Path, ...], **options: Any) -> None:
 
     \b
     Example: iris curve runs/catch-0 runs/catch-1 --out curve.png
+             iris curve runs/sweeps/catch
              iris curve runs/catch-0 --x minutes --threshold 0.95
     """
     from iris_cli import console
     from iris_cli.stages.curve import curve as stage
 
-    console.show(stage(runs, **options))
+    console.show(stage(with_sweeps(runs), **options))

@@ -16,6 +16,7 @@ from iris_cli.commands.options import (
     profile_option,
     run_argument,
     trust_option,
+    with_sweeps,
 )
 
 
@@ -120,6 +121,7 @@ def report(runs: tuple[Path, ...], **settings: Any) -> None:
 
     \b
     Example: iris report runs/pong
+             iris report runs/sweeps/catch
              iris report runs/* --out compared.html
     """
     from iris_cli import console
@@ -127,7 +129,7 @@ def report(runs: tuple[Path, ...], **settings: Any) -> None:
     from iris_cli.stages.report import WriteReport
     from iris_cli.stages.report import report as stage
 
-    console.show(stage(runs or (newest_run(),), WriteReport(**settings)))
+    console.show(stage(with_sweeps(runs) or [newest_run()], WriteReport(**settings)))
 
 
 @click.command()

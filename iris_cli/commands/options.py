@@ -1,7 +1,7 @@
 """What commands share: kinds of values, and options."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,6 +49,15 @@ DATASET = Known("data/*.zarr/zarr.json")
 EITHER = Known("runs/*/run.yaml", "data/*.zarr/zarr.json")
 POSITIVE = click.IntRange(min=1)
 SEED = click.IntRange(min=0)
+
+
+def with_sweeps(runs: Sequence[Any]) -> list[Any]:
+    """Runs as they were named; a sweep among them stands for those of its runs that are there."""
+    if not any(isinstance(run, Path) and (run / "sweep.yaml").exists() for run in runs):
+        return list(runs)
+    from iris_cli.sweep.manifest import runs_in
+
+    return [found for run in runs for found in (runs_in(run) if (run / "sweep.yaml").exists() else [run])]
 
 
 def device_option(command: F) -> F:

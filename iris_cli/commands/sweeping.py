@@ -13,7 +13,8 @@ class Sweeping(click.Group):
     """`iris sweep FILE` is `iris sweep start FILE`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+        is_file = bool(args) and ("." in args[0] or "/" in args[0] or Path(args[0]).exists())
+        if args and args[0] not in self.commands and (is_file or args[0].startswith("--")) and args[0] != "--help":
             args = ["start", *args]
         return super().parse_args(ctx, args)
 
@@ -46,6 +47,7 @@ def sweep() -> None:
              iris sweep pipelines/atari-small.yaml --games Pong --seeds 3 --engine local --parallel 2
              iris sweep pipelines/atari100k.yaml --games all --engine slurm
              iris sweep status runs/sweeps/atari100k
+    Options: iris sweep start --help
     """
 
 
@@ -97,31 +99,33 @@ def status(directory: Path | None, as_json: bool) -> None:
 
 
 @sweep.command()
-@click.argument("directory", type=PATH)
-def stop(directory: Path) -> None:
-    """Let all runs of a sweep save and end, wherever they are.
+@click.argument("directory", type=PATH, required=False)
+def stop(directory: Path | None) -> None:
+    """Let all runs of a sweep (the newest one if none is named) save and end, wherever they are.
 
     \b
     Example: iris sweep stop runs/sweeps/atari100k
     """
     from iris_cli.sweep import drive
+    from iris_cli.sweep.manifest import newest_sweep
 
-    drive.stop(directory)
+    drive.stop(directory or newest_sweep())
 
 
 @sweep.command()
-@click.argument("directory", type=PATH)
+@click.argument("directory", type=PATH, required=False)
 @placement_options(defaults=False)
-def resume(directory: Path, **placement: Any) -> None:
-    """Go on with a sweep, on the same engine or another; what failed is tried again.
+def resume(directory: Path | None, **placement: Any) -> None:
+    """Go on with a sweep (the newest one if none is named), on the same engine or another; what failed is tried again.
 
     \b
     Example: iris sweep resume runs/sweeps/atari100k
              iris sweep resume runs/sweeps/atari100k --engine local --parallel 2
     """
     from iris_cli.sweep import drive
+    from iris_cli.sweep.manifest import newest_sweep
 
-    drive.resume(directory, **placement)
+    drive.resume(directory or newest_sweep(), **placement)
 
 
 @sweep.command()

@@ -4,6 +4,7 @@ Nothing here knows what the arrays mean, nor how much of them counts: dataset.py
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,9 @@ from iris_cli.replay.settled import SettledStore, settled
 _EVERY_CHUNK = {"array.write_empty_chunks": True}  # also one of zeros, so that a missing one is known to be lost
 _DAMAGE = (*DAMAGE, RuntimeError)  # of zarr and its codecs
 _MOST_BEYOND = 1 << 17  # chunks of an array beyond what is committed: more than any killed write or rewind leaves
+
+# Where one chunk cannot be read, zarr lets go of the others' tasks, of each of which asyncio tells when Python ends.
+logging.getLogger("asyncio").addFilter(lambda record: "zarr" not in record.getMessage())
 
 
 class Arrays:

@@ -142,7 +142,7 @@ def check_same(theirs: dict[str, Any], ours: dict[str, Any], *, where: Location)
         raise DatasetError(
             f"the dataset holds another environment: {differing}",
             where=where,
-            fix="Write to another dataset, or use the settings of this one.",
+            fix="Use another dataset, or the settings of this one.",
         )
 
 
@@ -178,7 +178,7 @@ def check_dropping(attributes: dict[str, Any], steps: int, who: str, *, where: L
             raise DatasetError(
                 f"steps after {steps} were collected by {entry['who']}, and {who} may not drop them",
                 where=where,
-                fix="Use a dataset of its own for each run that collects.",
+                fix="Each run that collects needs its own dataset; if the run that made this one is gone, remove it.",
             )
 
 

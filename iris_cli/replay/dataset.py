@@ -177,7 +177,7 @@ class Dataset:
         self._arrays.are_writable = False
         if self._unlock is not None:
             self._unlock()
-            self._unlock = None
+            self._lock = self._unlock = None
 
     def __enter__(self) -> Self:
         return self
@@ -609,6 +609,7 @@ class Dataset:
 
     def _check_alone(self) -> None:
         """Refuse to write data where somebody else has begun to."""
+        self._arrays.check_writable()
         self._arrays.check_unchanged()
         self._check_lock()
 

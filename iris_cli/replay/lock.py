@@ -51,17 +51,18 @@ class Lock:
             there = file.read_bytes()
         except OSError:  # taken away as a whole, which whoever writes next will find
             return
-        if self.name and there and there != self.name:
+        if self.name and there != self.name:  # empty: that one has ended meanwhile
             process, details = _in_words(there.decode("utf-8", "replace"))
+            whom = f"process {process}" if there else "another process"
             raise self.error(
-                f"process {process} has taken the {self.what} over{details}, so this one writes nothing more",
+                f"{whom} has taken the {self.what} over{details}, so this one writes nothing more",
                 where=where, fix="If both were alive, its file system has no locks that all nodes see (flock).",
             )  # fmt: skip
 
     def release(self) -> None:
         """Give it back; its file then names nobody. In a child process, close the descriptor alone."""
         with suppress(OSError):  # on a disk that can no longer be written it goes on naming who held it
-            if _process(_read(self.descriptor)) == os.getpid():
+            if _process(self.name.decode()) == os.getpid() and os.pread(self.descriptor, 4096, 0) == self.name:
                 os.ftruncate(self.descriptor, 0)
         os.close(self.descriptor)
 
@@ -103,7 +104,8 @@ def take_lock(file: Path, *, what: str, where: Location, error: type[IrisError])
     with suppress(OSError):  # on a full disk it is held without a name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, own := _own_name(), 0)
-        name = own
+        os.fsync(descriptor)  # other nodes are to see it
+        name = own if os.pread(descriptor, 4096, 0) == own else b""
     return Lock(descriptor, name, what, error)
 
 

@@ -93,6 +93,10 @@ def export_checkpoint(run: Run, target: Path) -> Report:
     Raises:
         CheckpointError: if the run's networks have no place in that format, or the file cannot be written.
     """
+    if target.is_dir():
+        raise CheckpointError(
+            "it is a folder, and not a file to write", where=target, fix="iris export-checkpoint last.pt --run RUN"
+        )
     published = published_format(run.agent_name)
     figures: dict[str, float | int | str] = {}
     if _may_have_lpips(run):

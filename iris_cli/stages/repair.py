@@ -71,9 +71,9 @@ def _go_back(path: Path, *, dry_run: bool) -> list[str]:
             done.append(f"put checkpoint {damaged.name} aside as {aside.name}")
             if not dry_run:
                 damaged.rename(aside)
-        updates = read_state(whole)["updates"].items()
-        done.append(f"went back to {', '.join(f'{count:,} updates of {name}' for name, count in updates)}")
-        for report in _later(path / "reports", whole.name):
+        updates = read_state(whole)["updates"]
+        done.append(f"returned to {', '.join(f'{count:,} updates of {name}' for name, count in updates.items())}")
+        for report in _later(path / "reports", whole.name, updates):
             done.append(f"put the report {report.name} aside: its weights are gone")
             if not dry_run:
                 report.rename(_free(report.with_name(f"{report.name}.aside")))
@@ -84,12 +84,15 @@ def _go_back(path: Path, *, dry_run: bool) -> list[str]:
     return done
 
 
-def _later(reports: Path, checkpoint: str) -> list[Path]:
-    """Reports about weights that came after a checkpoint."""
+def _later(reports: Path, checkpoint: str, updates: dict[str, int]) -> list[Path]:
+    """Reports about weights that came after a checkpoint; those of a pipeline name the one before them."""
 
     def is_later(report: Path) -> bool:
         try:
-            return str(json.loads(report.read_text(encoding="utf-8"))["checkpoint"]) > checkpoint
+            content = json.loads(report.read_text(encoding="utf-8"))
+            if str(content["checkpoint"]) > checkpoint:
+                return True
+            return any(content.get("updates", {}).get(name, 0) > count for name, count in updates.items())
         except DAMAGE:
             return False
 

@@ -12,6 +12,7 @@ from typing import Any
 from iris_cli import console, interrupts
 from iris_cli.device import choose_device
 from iris_cli.errors import ConfigError, Interrupted, IrisError, RunError
+from iris_cli.machine import cores
 from iris_cli.replay.lock import holder, take_lock
 from iris_cli.report import Report
 from iris_cli.stages import report as page
@@ -74,7 +75,8 @@ def start(
     _check(sweep)
     if not is_sweep(folder):
         write_sweep(sweep, text)
-        console.say(f"New sweep {sweep.name}: {len(sweep.entries)} runs.")
+        count = len(sweep.entries)
+        console.say(f"New sweep {sweep.name}: {count} run{'s' * (count != 1)}.")
     _go_on(sweep)
 
 
@@ -130,6 +132,11 @@ def _check(sweep: Sweep) -> None:
     """Refuse now what would fail on every node, as far as this machine can tell."""
     if sweep.placement.engine == "local" or (sweep.placement.engine == "ray" and sweep.placement.address is None):
         choose_device(sweep.wanted.device)
+        each = sweep.wanted.cpus_per_run
+        if each > cores():
+            console.warn(
+                f"each run is to compute with {each} threads, but there are {cores()} cores, so it will be slow"
+            )
         places(sweep, visible_gpus(sweep))
     if sweep.placement.engine == "ray":
         _ray_engine()

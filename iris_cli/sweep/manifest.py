@@ -18,14 +18,15 @@ import platform
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from iris_cli.card import read_card
 from iris_cli.config import dump_yaml, load_yaml, nearest, to_mapping
-from iris_cli.errors import ConfigError, RunError
+from iris_cli.errors import ConfigError, RunError, reason_of
 from iris_cli.files import write_atomically
 from iris_cli.object_store import Location, located
 from iris_cli.pipeline import check
@@ -202,6 +203,7 @@ def new_sweep(
         for seed in seeds_of(seeds):
             plan = _plan(source, wanted, game, seed)
             check(plan)
+            _check_agent(plan)
             name = f"{plan.environment.stem}-{seed}"
             _check_apart(entries, datasets, name, plan)
             entries.append(Entry(name, plan.environment.name, seed, plan.run))
@@ -249,10 +251,23 @@ def seeds_of(text: str) -> list[int]:
 
 
 def write_sweep(sweep: Sweep, text: str) -> None:
-    """Make the folder of a new sweep, with the text of its pipeline. The manifest comes last: with it, it is one."""
-    for name in ("states", "locks", "logs"):
-        (sweep.directory / name).mkdir(parents=True, exist_ok=True)
-    write_atomically(sweep.directory / "pipeline.yaml", text)
+    """Make the folder of a new sweep, with the text of its pipeline. The manifest comes last: with it, it is one.
+
+    Raises:
+        RunError: if something else is there, or it cannot be written.
+    """
+    folders = ("states", "locks", "logs")
+    try:
+        foreign = [path.name for path in sweep.directory.glob("[!.]*") if path.name not in (*folders, "pipeline.yaml")]
+        if foreign or sweep.directory.is_file():
+            raise RunError("something else is there already", where=sweep.directory, fix="Name another with --dir.")
+        for name in folders:
+            (sweep.directory / name).mkdir(parents=True, exist_ok=True)
+        write_atomically(sweep.directory / "pipeline.yaml", text)
+    except OSError as error:
+        raise RunError(
+            f"the sweep cannot be made: {reason_of(error)}", where=sweep.directory, fix="Name another with --dir."
+        ) from None
     manifest = {
         "format": FORMAT,
         "source": sweep.source,
@@ -312,6 +327,24 @@ def read_sweep(directory: Path) -> Sweep:
         raise RunError(f"the manifest of the sweep cannot be read ({error})", where=path) from None
 
 
+def runs_in(directory: Path) -> list[Location]:
+    """Where the runs of a sweep are that have begun, paths as one would type them here; URLs all.
+
+    Raises:
+        RunError: if there is no such sweep, or none of its runs is there.
+    """
+    sweep = read_sweep(directory)
+    places = [sweep.place(entry) for entry in sweep.entries]
+    there = [
+        Path(os.path.relpath(place)) if isinstance(place, Path) else place
+        for place in places
+        if not isinstance(place, Path) or (place / "run.yaml").exists()
+    ]
+    if not there:
+        raise RunError("no run of the sweep has begun", where=directory, fix=f"See: iris sweep status {directory}")
+    return there
+
+
 def check_same(there: Sweep, sweep: Sweep, text: str) -> None:
     """Refuse to go on with a sweep as if it were another one.
 
@@ -322,7 +355,7 @@ def check_same(there: Sweep, sweep: Sweep, text: str) -> None:
         word
         for word, differs in (
             ("games or seeds", there.entries != sweep.entries),
-            ("settings", there.wanted != sweep.wanted),
+            (_differing(there.wanted, sweep.wanted), there.wanted != sweep.wanted),
             ("a pipeline", (there.root / there.pipeline).read_text(encoding="utf-8") != text),
         )
         if differs
@@ -332,6 +365,12 @@ def check_same(there: Sweep, sweep: Sweep, text: str) -> None:
             f"the sweep that is there has other {' and '.join(differing).replace('other a', 'another')}",
             where=there.name, fix=f"Name another with --dir, or go on with it: iris sweep resume {there.name}",
         )  # fmt: skip
+
+
+def _differing(there: Wanted, here: Wanted) -> str:
+    """Which settings differ, in words."""
+    names = [field.name for field in fields(Wanted) if getattr(there, field.name) != getattr(here, field.name)]
+    return f"settings ({', '.join(names).replace('assignments', 'set').replace('_', '-')})"
 
 
 def placed(sweep: Sweep, changes: dict[str, Any]) -> Sweep:
@@ -347,6 +386,17 @@ def _plan(source: Path, wanted: Wanted, game: str | None, seed: int) -> Plan:
     return make_plan(
         source, game=game, seed=seed, agent=wanted.agent, preset=wanted.preset, assignments=wanted.assignments
     )
+
+
+def _check_agent(plan: Plan) -> None:
+    """Refuse a run that is there already, but another agent's."""
+    if isinstance(plan.run, Path) and (plan.run / "run.yaml").exists():
+        there = read_card(plan.run)["agent"]
+        if there != plan.agent:
+            raise ConfigError(
+                f"the run {plan.run} is there already, and learns by {there}, not {plan.agent}", where=plan.source,
+                fix="Tell them apart: --set run=runs/{agent}-{game}-{seed}, and the dataset likewise.",
+            )  # fmt: skip
 
 
 def _check_apart(entries: Sequence[Entry], datasets: dict[Location, str], name: str, plan: Plan) -> None:

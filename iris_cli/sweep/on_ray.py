@@ -6,27 +6,30 @@ cluster must have this program installed and see the sweep's folder under the sa
 """
 
 import contextlib
+import functools
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from iris_cli import console
-from iris_cli.errors import ConfigError
+from iris_cli import console, interrupts
+from iris_cli.errors import ConfigError, reason_of
 from iris_cli.machine import cores
-from iris_cli.replay.lock import holder
+from iris_cli.replay.lock import Lock, take_lock
 from iris_cli.sweep.engine import Ended
 from iris_cli.sweep.manifest import Sweep
-from iris_cli.sweep.process import carry_out
-from iris_cli.sweep.states import read_state
+from iris_cli.sweep.process import PAUSED, carry_out
+from iris_cli.sweep.states import is_held, read_state
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,6 +38,7 @@ _QUIET = {
 }
 _STORE_BYTES = 80 << 20  # shared memory for objects, of which there are none; Ray asks for 75 MB at least
 _REACH_SECONDS = 10.0
+_POLL_SECONDS = 0.2
 _LONGEST_FOLDER = 20  # characters of the system's own; 85 more follow, and a socket's path has at most 107
 
 
@@ -50,12 +54,14 @@ class OnRay:
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
-        self._folder: str | None = None  # of a cluster of our own
+        self._folder: _Folder | None = None  # of a cluster of our own
         self._set: list[str] = []  # variables for it alone
         self.room: int | None = sweep.placement.parallel
         self._under_way: dict[Any, tuple[str, int]] = {}  # by its task: a run, and how often it had been begun before
         os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
         address = sweep.placement.address
+        if address is not None:
+            console.say(f"Connecting to the Ray cluster at {address}.")  # which takes minutes where nobody answers
         with _own_signals(), _heard() as heard:
             try:
                 self._connect(address)
@@ -68,7 +74,7 @@ class OnRay:
                         fix="Have ~/.ray/auth_token as on its head, and set RAY_AUTH_MODE=token.",
                     ) from None  # fmt: skip
                 raise ConfigError(
-                    f"the Ray cluster cannot be reached ({_first_line(error)})", where=where,
+                    f"the Ray cluster cannot be reached ({_why(error, heard())})", where=where,
                     fix="Look at it with: ray status. Or go without: --engine local",
                 ) from None  # fmt: skip
         gpus = sweep.placement.gpus_per_run
@@ -83,17 +89,20 @@ class OnRay:
     def start(self, name: str) -> None:
         settings = {key: value for key, value in os.environ.items() if key.startswith("IRIS_")}
         sweep = self._sweep
-        task = self._task.remote(str(sweep.directory), name, str(sweep.root), sweep.wanted.cpus_per_run, settings)
         before = read_state(sweep, sweep.entry(name))
+        task = self._task.remote(str(sweep.directory), name, str(sweep.root), sweep.wanted.cpus_per_run, settings)
         self._under_way[task] = name, before.starts if before else 0
 
     def ended(self, seconds: float) -> list[Ended]:
         if not self._under_way:
             return []
+        if self._folder is not None and interrupts.requested():
+            return self._left(seconds)
         ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=seconds)
         if ready:  # others may have ended as well
             ready, _ = ray.wait(list(self._under_way), num_returns=len(self._under_way), timeout=0)
-        return [self._outcome(reference) for reference in ready] + self._lost()
+        lost = [] if interrupts.requested() else self._lost()
+        return [self._outcome(reference) for reference in ready] + lost
 
     def close(self) -> None:
         with _own_signals():
@@ -101,7 +110,8 @@ class OnRay:
         for name in self._set:
             os.environ.pop(name, None)
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
+            self._folder = None
 
     def _connect(self, address: str | None) -> None:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -111,17 +121,16 @@ class OnRay:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
             ray.init(address=address, **quiet)
             return
-        self._folder = _short_folder()
-        if (
-            not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & os.environ.keys()
-        ):  # or Ray makes a token in the user's home, for all clusters from then on
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        self._folder = _Folder()
+        if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & os.environ.keys():
+            # Else Ray makes a token in the user's home, for all clusters from then on.
+            os.environ["RAY_AUTH_TOKEN"] = _token()
             self._set += ["RAY_AUTH_TOKEN", "RAY_AUTH_MODE"]  # the second by Ray
         each = self._sweep.wanted.cpus_per_run
         room = (self._sweep.placement.parallel or max(1, cores() // each)) * each
         ray.init(
             address="local", num_cpus=room, include_dashboard=False, object_store_memory=_STORE_BYTES,
-            _temp_dir=f"{self._folder}/r", **quiet,  # what Ray makes is open to all; ours around it is not
+            _temp_dir=f"{self._folder.path}/r", **quiet,  # what Ray makes is open to all; ours around it is not
         )  # fmt: skip
 
     def _check_room(self, gpus: float) -> None:
@@ -135,6 +144,13 @@ class OnRay:
             self.close()
             raise ConfigError(words, where="--cpus-per-run, --gpus-per-run")
         console.warn(f"{words}; the runs wait for one")  # a cluster may grow
+
+    def _left(self, seconds: float) -> list[Ended]:
+        """Runs that nobody works on any more, by their locks: a cluster of our own may have got our signal, too."""
+        time.sleep(min(seconds, _POLL_SECONDS))
+        sweep = self._sweep
+        over = [task for task, (name, _) in self._under_way.items() if not is_held(sweep, sweep.entry(name))]
+        return [Ended(self._under_way.pop(task)[0], PAUSED) for task in over]
 
     def _lost(self) -> list[Ended]:
         """Runs on machines that are gone without a word, for which Ray itself waits minutes: they are given up."""
@@ -186,20 +202,44 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _short_folder() -> str:
-    """A new folder whose sockets have paths that the system takes; those that killed processes left are removed."""
-    usual = tempfile.gettempdir()
-    place = Path(usual if len(usual) <= _LONGEST_FOLDER else "/tmp")
-    for process in place.glob("iris-ray-*/process"):  # folders of other people are passed over
-        if holder(process) is None:
-            shutil.rmtree(process.parent, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix="iris-ray-", dir=place))
-    (made / "process").write_text(f"{os.getpid()}\n")
-    return str(made)
+class _Folder:
+    """A new folder for a cluster of our own, whose sockets have paths that the system takes.
+
+    It is locked while it is in use; those that killed processes left are removed.
+    """
+
+    def __init__(self) -> None:
+        usual = tempfile.gettempdir()
+        place = Path(usual if len(usual) <= _LONGEST_FOLDER else "/tmp")
+        for left in place.glob("iris-ray-*/lock"):  # folders of other people are passed over
+            with contextlib.suppress(ConfigError):  # somebody uses it
+                lock = _locked(left)
+                shutil.rmtree(left.parent, ignore_errors=True)
+                lock.release()
+        self.path = Path(tempfile.mkdtemp(prefix="iris-ray-", dir=place))
+        self._lock = _locked(self.path / "making")
+        (self.path / "making").rename(self.path / "lock")
+
+    def remove(self) -> None:
+        """When nobody uses it any more."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.release()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _locked(file: Path) -> Lock:
+    return take_lock(file, what="folder", where=file.parent, error=ConfigError)
+
+
+@functools.cache
+def _token() -> str:
+    """For all clusters of this process's own: Ray remembers the first."""
+    return secrets.token_hex(32)
+
+
+def _why(error: Exception, heard: str) -> str:
+    """An error of Ray's in a line, and the last that it said before."""
+    last = re.sub(r"^\[.*?\] ", "", (heard.strip().splitlines() or [""])[-1])
+    return "; ".join(filter(None, [reason_of(error), last[:200]]))
 
 
 def _last_line(error: Exception) -> str:

@@ -13,11 +13,12 @@ from iris_cli.metrics import Follower, numbers_of
 from iris_cli.report import Report, Section
 from iris_cli.stages.run_facts import stage_lines
 from iris_cli.sweep.manifest import Entry, Sweep
-from iris_cli.sweep.states import DONE, FAILED, RUNNING, STOPPED, State, is_held, read_state
+from iris_cli.sweep.states import DONE, FAILED, RUNNING, STOPPED, State, is_done, is_held, read_state
 from iris_cli.working_copy import at_hand
 
-WAITING, DIED = "waiting", "died"
-STATES = (DONE, RUNNING, FAILED, DIED, STOPPED, WAITING)  # in the order in which they are counted
+WAITING, DIED, GONE = "waiting", "died", "gone"
+STATES = (DONE, RUNNING, FAILED, DIED, GONE, STOPPED, WAITING)  # in the order in which they are counted
+_ADVICE = {DIED: "its process is gone; resume goes on", GONE: "its directory is gone; resume begins anew"}
 LIVE_ROWS = 24  # on a terminal that is drawn again and again
 COLUMNS = ("run", "state", "round and stage", "score", "node", "time", "error")
 
@@ -35,7 +36,7 @@ class Row:
         node: who carries it out, or did.
         seconds: of work.
         starts: how often it was begun or gone on with.
-        error: of a failed one, in one line.
+        error: of a failed one, in one line; of one that died or is gone, what that means.
     """
 
     run: str
@@ -68,7 +69,7 @@ class Board:
         counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
         shown = found
         if rows is not None and len(found) > rows:
-            order = (RUNNING, FAILED, DIED, STOPPED, DONE, WAITING)
+            order = (RUNNING, FAILED, DIED, GONE, STOPPED, DONE, WAITING)
             kept = set(sorted(range(len(found)), key=lambda at: order.index(states[at]))[:rows])
             shown = [row for at, row in enumerate(found) if at in kept]
         title = f"{self._sweep.name}: {len(found)} runs, {counts}"
@@ -93,6 +94,8 @@ class Board:
         word = WAITING if state is None else state.state
         if word == RUNNING and not is_held(self._sweep, entry):
             word = DIED
+        if word == DONE and not is_done(self._sweep, entry):
+            word = GONE  # somebody took its directory away
         stage, score = self._progress[entry.name].look()
         if word == DONE:
             stage, score = None, self._final_score(entry, score)
@@ -100,7 +103,7 @@ class Board:
         row = Row(
             run=entry.name, directory=str(entry.run), state=word, stage=stage, score=score,
             node=state.node if state else None, seconds=round((state.seconds if state else 0.0) + running, 1),
-            starts=state.starts if state else 0, error=state.error if state and word == FAILED else None,
+            starts=state.starts if state else 0, error=state.error if state and word == FAILED else _ADVICE.get(word),
         )  # fmt: skip
         if state is not None and word in (DONE, FAILED, STOPPED):
             self._over[entry.name] = state, row

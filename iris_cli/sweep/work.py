@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from iris_cli import console, invocation
-from iris_cli.errors import Interrupted, IrisError
+from iris_cli.errors import Interrupted, IrisError, reason_of
 from iris_cli.pipeline import execute
 from iris_cli.report import Report
 from iris_cli.sweep.manifest import Entry, Sweep, read_sweep
@@ -74,21 +74,23 @@ def _carried_out(sweep: Sweep, entry: Entry) -> Report:
     try:
         report = execute(sweep.plan(entry), device=sweep.wanted.device)
     except (Interrupted, KeyboardInterrupt):
-        write_state(sweep, entry, _ended(state, STOPPED))
+        _write_end(sweep, entry, state, STOPPED)
         raise
     except IrisError as error:
-        write_state(sweep, entry, _ended(state, FAILED, str(error)))
+        _write_end(sweep, entry, state, FAILED, str(error))
         raise
     except Exception as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        write_state(sweep, entry, _ended(state, FAILED, f"{type(error).__name__}: {first}"))
+        _write_end(sweep, entry, state, FAILED, f"{type(error).__name__}: {reason_of(error)}")
         raise
-    write_state(sweep, entry, _ended(state, DONE))
+    _write_end(sweep, entry, state, DONE)
     return report
 
 
-def _ended(state: State, how: str, error: str | None = None) -> State:
-    return replace(state, state=how, seconds=state.seconds + time.time() - state.begun, error=error)
+def _write_end(sweep: Sweep, entry: Entry, begun: State, how: str, error: str | None = None) -> None:
+    """Say how a run ended, unless somebody else, who could take its lock, has begun it since."""
+    if read_state(sweep, entry) == begun:
+        seconds = begun.seconds + time.time() - begun.begun
+        write_state(sweep, entry, replace(begun, state=how, seconds=seconds, error=error))
 
 
 @contextlib.contextmanager

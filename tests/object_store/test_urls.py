@@ -129,6 +129,8 @@ def test_a_server_that_compares_tags_without_their_quotes_is_understood(
     bucket: StoreURL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ceph 16 does: to it, the tag that it gave is never the object's own."""
+    if os.environ.get("IRIS_TEST_S3"):
+        pytest.skip("a server that does so by itself, or not, needs no stub")
     real, asked = obstore.put, list[str]()
 
     def of_ceph(client: Any, key: str, content: Any, *, mode: Any) -> Any:

@@ -8,8 +8,9 @@
 set -euo pipefail
 
 [ $# -gt 0 ] || { echo "usage: $0 COMMAND..." >&2; exit 2; }
-for program in ceph-mon ceph-mgr ceph-osd ceph radosgw radosgw-admin; do
-  command -v "$program" >/dev/null || { echo "$program is not installed: apt-get install ceph-mon ceph-mgr ceph-osd ceph-common radosgw" >&2; exit 2; }
+for program in ceph-mon ceph-mgr ceph-osd ceph radosgw radosgw-admin curl; do
+  command -v "$program" >/dev/null ||
+    { echo "$program is not installed: apt-get install ceph-mon ceph-mgr ceph-osd ceph-common radosgw curl" >&2; exit 2; }
 done
 
 place=$(mktemp -d /tmp/ceph.XXXXXX)
@@ -86,5 +87,6 @@ patiently radosgw-admin user create --uid tests --display-name tests --access-ke
 patiently curl --silent --fail "http://127.0.0.1:$gateway"
 echo "$(radosgw --version | cut -d' ' -f1-3) serves S3 at http://127.0.0.1:$gateway" >&2
 
+export OMP_NUM_THREADS=1 # as `make test`: the number of threads decides how sums round
 export IRIS_TEST_S3=http://127.0.0.1:$gateway IRIS_TEST_S3_KEY=$key IRIS_TEST_S3_SECRET=$secret
 "$@"

@@ -401,16 +401,25 @@ def test_of_two_nodes_that_do_not_see_each_other_s_locks_the_first_gives_way(dat
     second = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, text=True, cwd=ROOT)
     while Dataset.open(path).num_steps == 10:
         assert second.poll() is None
+        time.sleep(0.01)
 
-    for work in (
-        lambda: append(dataset, 10),
-        lambda: dataset.rewind(3, writer="run"),
-        lambda: dataset.write_tokens("abc123", 0, np.zeros((3, 4), np.int64)),
-    ):
-        with pytest.raises(DatasetError, match=f"process {second.pid} has taken the dataset over"):
-            work()
-    second.communicate("\n")
+    try:
+        for work in (
+            lambda: append(dataset, 10),
+            lambda: dataset.rewind(3, writer="run"),
+            lambda: dataset.write_tokens("abc123", 0, np.zeros((3, 4), np.int64)),
+        ):
+            with pytest.raises(DatasetError, match=f"process {second.pid} has taken the dataset over"):
+                work()
+    finally:
+        second.communicate("\n")
     assert Dataset.open(path).num_steps == 5
+
+
+def test_a_dataset_that_was_closed_and_opened_anew_says_that_it_is_closed(dataset: Dataset, path: Path) -> None:
+    dataset.close()
+    with Dataset.open(path, writable=True), pytest.raises(DatasetError, match="not open for writing"):
+        append(dataset, 10)
 
 
 def test_a_second_writer_is_told_who_writes(dataset: Dataset, path: Path) -> None:

@@ -66,6 +66,34 @@ def test_what_stands_in_a_lock_that_nobody_holds_does_not_matter(tmp_path: Path,
     mine.release()
 
 
+def test_a_lock_that_nobody_took_over_stays_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, other = tmp_path / ".lock", tmp_path / "elsewhere"
+    other.symlink_to(file)
+    mine = take(other)
+    monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
+
+    for name in (file, other, tmp_path / "taken away"):
+        mine.check(name, where=tmp_path)
+    (tmp_path / "moved").mkdir()
+    file.rename(tmp_path / "moved" / ".lock")
+    mine.check(tmp_path / "moved" / ".lock", where=tmp_path)
+    mine.release()
+
+
+def test_a_lock_that_was_taken_over_is_noticed_and_its_new_name_stays(tmp_path: Path) -> None:
+    file = tmp_path / ".lock"
+    mine = take(file)
+    theirs = f"{os.getpid()}\nanother host\niris run x\n2026-11-21\n"  # where our number is somebody else's
+
+    for content in (theirs, ""):
+        file.write_text(content)
+        with pytest.raises(RunError, match="has taken the run over"):
+            mine.check(file, where=tmp_path)
+    file.write_text(theirs)
+    mine.release()
+    assert file.read_text() == theirs
+
+
 def test_a_lock_of_an_earlier_version_names_its_process(tmp_path: Path) -> None:
     file = tmp_path / ".lock"
     mine = take(file)
@@ -84,6 +112,7 @@ def test_a_full_disk_takes_no_more_than_the_name(tmp_path: Path, monkeypatch: py
         patch.setattr(os, "pwrite", full)
         mine = take(tmp_path / ".lock")
 
+    mine.check(tmp_path / ".lock", where=tmp_path)
     with pytest.raises(RunError, match="process unknown is writing to the run"):
         take(tmp_path / ".lock")
     mine.release()

@@ -95,13 +95,30 @@ def test_on_ray_a_worker_the_driver_and_a_node_are_killed_and_every_run_ends_onc
 
     assert f"{name}: its worker or node died (WorkerCrashedError); it goes on (retry 1 of 3)." in said
     assert 0 < len(before) < len(GAMES) * len(SEEDS)
-    [left] = Path(os.environ["TMPDIR"]).glob("iris-ray-*/process")
-    assert left.read_text() == f"{driver.pid}\n"
+    [left] = Path(os.environ["TMPDIR"]).glob("iris-ray-*/lock")
+    assert left.read_text().startswith(f"{driver.pid}\n")
     assert resumed.exit_code == 0, resumed.output
     assert "on a Ray cluster of 2 nodes" in resumed.output
     assert re.search(r"its worker or node died \(\w+\); it goes on", resumed.output)
     assert {run: place.states()[run] for run in before} == before  # nothing was done twice
     place.assert_end(*(f"{game.lower()}-{seed}" for game in GAMES for seed in SEEDS))
+
+
+@pytest.mark.pipeline
+def test_on_ray_a_signal_to_all_processes_saves_all(place: Any) -> None:
+    """As `timeout` and schedulers send it; Ray's own end by it at once, and nothing answers any more."""
+    pytest.importorskip("ray", reason="an extra")
+    place.write("long")
+    driver = place.start("sweep", "tiny.yaml", "--seeds", "2", "--device", "cpu", "--parallel", "2")
+    place.wait(place.under_way)
+
+    os.killpg(driver.pid, signal.SIGTERM)
+    said, _ = driver.communicate(timeout=50)
+
+    assert driver.returncode == 130, said
+    assert "Stopped, with all work saved" in said
+    assert "GCS" not in said
+    assert "stopped" in {state.state for state in place.states().values()} <= {"stopped", DONE}
 
 
 def test_what_a_killed_driver_left_is_removed_and_what_others_use_is_not(
@@ -110,17 +127,19 @@ def test_what_a_killed_driver_left_is_removed_and_what_others_use_is_not(
     pytest.importorskip("ray", reason="an extra")
     from iris_cli.sweep import on_ray
 
-    over = subprocess.Popen(["true"])
-    over.wait()
     monkeypatch.setattr(on_ray.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(on_ray, "_LONGEST_FOLDER", 1000)
-    for name, process in (("over", over.pid), ("used", os.getpid()), ("another", "")):
+    for name in ("over", "another"):
         (tmp_path / f"iris-ray-{name}" / "r").mkdir(parents=True)
-        (tmp_path / f"iris-ray-{name}" / "process").write_text(f"{process}\n") if process else None
+    (tmp_path / "iris-ray-over" / "lock").write_text("4711\nhost\niris sweep\nthen\n")  # of a process that is over
+    used = on_ray._Folder()
 
-    made = Path(on_ray._short_folder())
+    made = on_ray._Folder()
 
-    assert sorted(tmp_path.iterdir()) == sorted([made, tmp_path / "iris-ray-another", tmp_path / "iris-ray-used"])
+    assert sorted(tmp_path.iterdir()) == sorted([made.path, tmp_path / "iris-ray-another", used.path])
+    made.remove()
+    assert not made.path.exists()
+    used.remove()
 
 
 @pytest.mark.pipeline
@@ -167,17 +186,24 @@ def test_a_slurm_array_task_carries_out_its_run(place: Any, command: Command) ->
 
 
 @pytest.mark.parametrize(
-    ("asked", "is_to_stop", "queued"),
-    [(signal.SIGTERM, False, ""), (signal.SIGUSR1, False, "requeue 7_1\n"), (signal.SIGUSR1, True, "")],
-    ids=["cancelled", "its time ends", "stopped"],
+    ("asked", "least", "is_to_stop", "queued"),
+    [
+        ((signal.SIGTERM,), 0, False, ""),
+        ((signal.SIGUSR1,), 0, False, "requeue 7_1\n"),
+        ((signal.SIGUSR1,), 0, True, ""),
+        ((signal.SIGUSR1,), 60, False, ""),
+        ((signal.SIGUSR1, signal.SIGTERM), 0, False, ""),
+    ],
+    ids=["cancelled", "its time ends", "stopped", "too little time", "cancelled while its time ends"],
 )
 def test_the_runs_of_a_slurm_task_are_told_when_it_is_to_end_and_their_worst_code_is_its_own(
-    place: Any, command: Command, asked: signal.Signals, is_to_stop: bool, queued: str
+    place: Any, command: Command, asked: tuple[signal.Signals, ...], least: int, is_to_stop: bool, queued: str
 ) -> None:
-    stub = place.root / "stub"  # instead of Python: notes its run, and ends with 130 once it is told to
+    stub = place.root / "stub"  # instead of Python: notes its run, and ends with 130 a while after it is told to
     stub.write_text(
         "#!/usr/bin/env bash\n[ $6 = pong-3 ] && trap '' TERM && touch $5/$6.begun && exit 0\n"
-        "trap 'touch $5/$6.told; exit 130' TERM\ntouch $5/$6.begun\nwhile :; do sleep 0.05; done\n"
+        "trap 'touch $5/$6.told' TERM\ntouch $5/$6.begun\nwhile [ ! -e $5/$6.told ]; do sleep 0.05; done\n"
+        "sleep 1; exit 130\n"
     )
     control = place.root / "scontrol"
     control.write_text(f'#!/usr/bin/env bash\necho "$*" >>{place.root}/queued\n')
@@ -187,13 +213,17 @@ def test_the_runs_of_a_slurm_task_are_told_when_it_is_to_end_and_their_worst_cod
         "sweep", "tiny.yaml", "--seeds", "5", "--device", "cpu", "--engine", "slurm", "--gpus-per-run", "0.5"
     )  # fmt: skip
     script = place.folder / "array.sh"
-    script.write_text(script.read_text().replace(sys.executable, str(stub)))
+    text = script.read_text()
+    assert '"$SECONDS" -ge 60' in text
+    script.write_text(text.replace(sys.executable, str(stub)).replace("-ge 60", f"-ge {least}"))
     variables = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "PATH": f"{place.root}:{os.environ['PATH']}"}
 
     task = subprocess.Popen(["bash", script], env={**os.environ, **variables})
     place.wait(lambda: (place.folder / "pong-2.begun").exists() and (place.folder / "pong-3.begun").exists())
     (place.folder / "stop").touch() if is_to_stop else None
-    task.send_signal(asked)
+    for one in asked:
+        task.send_signal(one)
+        place.wait((place.folder / "pong-2.told").exists)
 
     assert task.wait(20) == 130
     assert sorted(path.name for path in place.folder.glob("pong-*")) == ["pong-2.begun", "pong-2.told", "pong-3.begun"]

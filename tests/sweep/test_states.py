@@ -187,9 +187,15 @@ def test_a_worker_that_dies_is_replaced_a_few_times_and_an_error_is_not_tried_ag
     assert "pong-1: failed: Error: no such thing." in said
     states = [read_state(sweep, entry) for entry in sweep.entries]
     assert [state and state.state for state in states] == [FAILED, FAILED, DONE]
-    assert command("sweep", "status", "s").exit_code == 0
+    none = dict.fromkeys(("done", "running", "failed", "died", "gone", "stopped", "waiting"), 0)
     facts = json.loads(command("sweep", "status", "s", "--json").stdout)
-    assert facts["counts"] == {"done": 1, "running": 0, "failed": 2, "died": 0, "stopped": 0, "waiting": 0}
+    assert facts["counts"] == {**none, "failed": 2, "gone": 1}  # a scripted run leaves no directory
+    assert facts["runs"][2]["error"] == "its directory is gone; resume begins anew"
+    assert "its directory is gone;" in command("sweep", "status", "s").stdout
+    (sweep.root / sweep.entries[2].run).mkdir(parents=True)
+    (sweep.root / sweep.entries[2].run / "run.yaml").touch()
+    facts = json.loads(command("sweep", "status", "s", "--json").stdout)
+    assert facts["counts"] == {**none, "failed": 2, "done": 1}
 
 
 def test_what_is_complete_is_left_alone_and_a_run_that_is_gone_is_made_again(
