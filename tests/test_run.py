@@ -170,7 +170,8 @@ def test_of_two_nodes_that_do_not_see_each_other_s_locks_the_first_gives_way(tmp
         "import fcntl, torch; from pathlib import Path; from iris_cli.run import Run\n"
         "fcntl.flock = lambda descriptor, how: None  # of another node\n"
         f"run = Run.open(Path({str(tmp_path / 'run')!r}), device=torch.device('cpu'), training=True)\n"
-        "run.collected['steps'] = 7; run.log(event='x'); run.save(); print(run.checkpoint_number, flush=True); input(); run.close()"
+        "run.collected['steps'] = 7; run.log(event='x'); run.save()\n"
+        "print(run.checkpoint_number, flush=True); input(); run.close()"
     )
     root = Path(__file__).resolve().parent.parent
     second = subprocess.Popen(
