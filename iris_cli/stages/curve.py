@@ -34,6 +34,7 @@ class Point:
     minutes: float  # of all stages before it, earlier evaluations included; by hand: since the run was made
     score: float  # mean over episodes
     standard_error: float | None  # of that mean; None where its report is gone
+    cut: int = 0  # of its games, how many were cut short
 
 
 def curve(
@@ -76,7 +77,9 @@ def curve(
         figures |= {
             f"{_label(run, games)}, {threshold:g} after": _first(found, x, threshold) for run, found in points.items()
         }
-    return Report(stage="curve", figures=figures, files={"picture": out})
+    cut = [_label(run, games) for run, found in points.items() if any(point.cut for point in found)]
+    notes = (f"games of {', '.join(cut)} were cut short, so these are not scores",) if cut else ()
+    return Report(stage="curve", figures=figures, files={"picture": out}, notes=notes)
 
 
 def _first(points: Sequence[Point], x: str, threshold: float) -> str:
@@ -121,11 +124,10 @@ def points_in(lines: Iterable[Line], run: Path) -> list[Point]:
                 steps = int(_number(line["figures"]["steps_in_all"]))
             if line["stage"] == "evaluate":
                 name = line["phase"] if line["round"] is None else f"round-{line['round']:04d}"
+                error, cut = _of_report(run / "reports" / f"evaluate-{name}.json")
+                score = _number(line["figures"]["mean_score"])
                 points.append(
-                    Point(
-                        steps=steps, minutes=seconds / 60, score=_number(line["figures"]["mean_score"]),
-                        standard_error=_standard_error(run / "reports" / f"evaluate-{name}.json"),
-                    )
+                    Point(steps=steps, minutes=seconds / 60, score=score, standard_error=error, cut=cut)
                 )  # fmt: skip
             seconds += _number(line["seconds"])
     except DAMAGE as error:
@@ -147,7 +149,7 @@ def _from_reports(run: Path) -> list[Point]:
     return [
         Point(
             steps=report.steps, minutes=(report.time - created).total_seconds() / 60, score=report.mean,
-            standard_error=report.standard_error,
+            standard_error=report.standard_error, cut=report.cut,
         )
         for report in evaluations(run)
     ]  # fmt: skip
@@ -159,11 +161,13 @@ def _number(value: object) -> int | float:
     return value
 
 
-def _standard_error(path: Path) -> float | None:
+def _of_report(path: Path) -> tuple[float | None, int]:
+    """The standard error of an evaluation, and how many of its games were cut."""
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["standard_error"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return float(content["standard_error"]), int(content.get("cut", 0))
     except FileNotFoundError:
-        return None
+        return None, 0
     except DAMAGE as error:
         raise RunError(f"the report cannot be read ({reason_of(error)})", where=path, fix="Remove it.") from None
 

@@ -121,6 +121,15 @@ def test_each_run_is_a_line_named_by_its_directory(scored: Scored, drawn: dict) 
     assert (drawn["x_label"], drawn["random"]) == ("minutes of work", 0.0)
 
 
+def test_games_that_were_cut_short_are_said_to_be_no_scores(scored: Scored, drawn: dict) -> None:
+    runs = [scored("a"), scored("b", seed=1)]
+    path = runs[1] / "reports" / "evaluate-then.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cut": 1}))
+
+    assert curve(runs, Path("c.png")).notes == ("games of b were cut short, so these are not scores",)
+    assert curve(runs[:1], Path("c.png")).notes == ()
+
+
 def test_games_are_not_mixed(scored: Scored) -> None:
     with pytest.raises(ConfigError, match="Boxing, Pong"):
         curve([scored("a"), scored("b", game="Boxing")], Path("c.png"))

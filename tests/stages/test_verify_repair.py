@@ -77,12 +77,15 @@ def test_what_was_found_of_weights_that_are_gone_no_longer_counts(run: Path, com
     reports.mkdir(exist_ok=True)
     for number in ("000002", "000003"):
         (reports / f"evaluate-{number}.json").write_text(json.dumps({"checkpoint": number}))
+    later = {"checkpoint": "000002", "updates": {"tokenizer": 9}}  # a pipeline evaluates between two checkpoints
+    (reports / "evaluate-then.json").write_text(json.dumps(later))
     flip(run / "checkpoints" / "000003" / "weights.safetensors")
 
     said = command("repair", run).stdout
 
     assert "updates of tokenizer" in said
-    assert sorted(path.name for path in reports.iterdir()) == ["evaluate-000002.json", "evaluate-000003.json.aside"]
+    kept = ["evaluate-000002.json", "evaluate-000003.json.aside", "evaluate-then.json.aside"]
+    assert sorted(path.name for path in reports.iterdir()) == kept
 
 
 @pytest.mark.parametrize(

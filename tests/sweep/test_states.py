@@ -13,7 +13,7 @@ from click.testing import Result
 from iris_cli.errors import IrisError, RunError
 from iris_cli.sweep import drive
 from iris_cli.sweep.engine import Ended
-from iris_cli.sweep.manifest import Entry, Placement, Sweep, Wanted, read_sweep, write_sweep
+from iris_cli.sweep.manifest import Entry, Placement, Sweep, Wanted, read_sweep, runs_in, write_sweep
 from iris_cli.sweep.process import is_to_stop
 from iris_cli.sweep.states import (
     DONE,
@@ -288,3 +288,34 @@ def test_at_the_end_scores_and_report_are_of_all_runs(
     assert "Human-normalised, 1 of the 26 games" in result.output
     assert all(f"runs/{entry.name}" in (sweep.directory / "report.html").read_text() for entry in sweep.entries)
     assert [row.score for row in Board(read_sweep(Path("s"))).rows()] == [-3.0, 5.0, 14.0]
+
+
+def test_a_sweep_stands_for_those_of_its_runs_that_are_there(
+    sweep: Sweep, scored: Callable[..., Path], command: Command
+) -> None:
+    refused = command("scores", "s")
+    for seed in (0, 2):
+        scored(f"pong-{seed}", seed=seed, mean=10.0 + seed)
+
+    assert "no run of the sweep has begun" in refused.output
+    assert [str(run) for run in runs_in(Path("s"))] == ["runs/pong-0", "runs/pong-2"]
+    named, meant = (
+        json.loads(command("scores", *runs, "--json").stdout) for runs in (["runs/pong-0", "runs/pong-2"], ["s"])
+    )
+    assert named == meant
+
+
+def test_a_sweep_is_not_made_where_something_else_lies(sweep: Sweep, command: Command) -> None:
+    Path("p.yaml").write_text(
+        "game: Pong\npreset: tiny\nrun: r/{seed}\ndataset: d/{seed}.zarr\nfirst: [{collect: {steps: 9}}]\n"
+    )
+    Path("taken").mkdir()
+    Path("taken/report.html").write_text("mine")
+
+    for place, words in (("taken", "something else is there already"), ("p.yaml", "something else is there already"),
+                         ("/proc/s", "the sweep cannot be made: No such file")):  # fmt: skip
+        result = command("sweep", "p.yaml", "--seeds", "1", "--device", "cpu", "--engine", "local", "--dir", place)
+        assert result.exit_code == 1
+        assert words in result.output
+    assert [path.name for path in Path("taken").iterdir()] == ["report.html"]
+    assert Path("taken/report.html").read_text() == "mine"
