@@ -53,11 +53,12 @@ SEED = click.IntRange(min=0)
 
 def with_sweeps(runs: Sequence[Any]) -> list[Any]:
     """Runs as they were named; a sweep among them stands for those of its runs that are there."""
-    if not any(isinstance(run, Path) and (run / "sweep.yaml").exists() for run in runs):
+    sweeps = [run for run in runs if isinstance(run, Path) and (run / "sweep.yaml").exists()]
+    if not sweeps:
         return list(runs)
     from iris_cli.sweep.manifest import runs_in
 
-    return [found for run in runs for found in (runs_in(run) if (run / "sweep.yaml").exists() else [run])]
+    return [found for run in runs for found in (runs_in(run) if run in sweeps else [run])]
 
 
 def device_option(command: F) -> F:

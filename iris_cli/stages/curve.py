@@ -126,9 +126,7 @@ def points_in(lines: Iterable[Line], run: Path) -> list[Point]:
                 name = line["phase"] if line["round"] is None else f"round-{line['round']:04d}"
                 error, cut = _of_report(run / "reports" / f"evaluate-{name}.json")
                 score = _number(line["figures"]["mean_score"])
-                points.append(
-                    Point(steps=steps, minutes=seconds / 60, score=score, standard_error=error, cut=cut)
-                )  # fmt: skip
+                points.append(Point(steps=steps, minutes=seconds / 60, score=score, standard_error=error, cut=cut))
             seconds += _number(line["seconds"])
     except DAMAGE as error:
         raise RunError(f"the metrics cannot be read ({reason_of(error)})", where=run / "metrics.jsonl") from None

@@ -79,13 +79,13 @@ class Slurm:
         place.wait(lambda: asked("sinfo", "--noheader", "--format=%t %D") == ["idle 2"])
 
     def lose(self, place: Any, node: str) -> None:
-        """Kill a node with all that it carries out. What it ran is no longer its child: Slurm's own do not stay."""
+        """Kill a node with all that it carries out, below daemons of Slurm's that are no children of it."""
         place.kill_all(self._daemons[node].pid)
         for process in place.processes():
             if variables_of(process).get("SLURMD_NODENAME") == node:
-                for one in [*place.ancestors(process), process]:
-                    if "slurmstepd" in command_of(one) or one == process:
-                        place.kill_all(one)
+                stepping = [one for one in place.ancestors(process) if "slurmstepd" in command_of(one)]
+                for one in [*stepping, process]:
+                    place.kill_all(one)
 
     def end(self) -> None:
         """Stop all of it."""
